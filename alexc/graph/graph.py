@@ -1,0 +1,162 @@
+"""The graph: named nodes in the order of their computation, with shapes, parameters and MACs.
+
+It is immutable. A pass is a plain function from Graph to Graph; it rewires layers and calls
+`Graph.build`, which derives everything else, so that nothing in a graph can contradict itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from alexc.ops.base import Op, Parameter, Shape
+
+INPUT = "input"  # the name of the graph's one input, in every backend
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer: `name` is also the name of its output tensor, in every backend.
+
+    `shape` is the output's, without the batch; `input_shapes` go with `inputs`. Parameters are
+    keyed by their local name (`weight`); `parameter_names` gives the whole ones (`conv1.weight`).
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    input_shapes: tuple[Shape, ...]
+    shape: Shape
+    parameters: Mapping[str, Parameter]
+    macs: int
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable parameters: the statistics of batch norm are not counted."""
+        return sum(p.count for p in self.parameters.values() if p.trainable)
+
+    def parameter_names(self) -> dict[str, str]:
+        """Local name → name in the weights file: `weight` → `conv1.weight`."""
+        return {local: f"{self.name}.{local}" for local in self.parameters}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A directed acyclic graph of nodes in topological order, from one image input to its outputs."""
+
+    name: str
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+    @staticmethod
+    def build(
+        name: str,
+        input_shape: Shape,
+        layers: Iterable[tuple[str, Op, tuple[str, ...]]],
+        outputs: tuple[str, ...],
+    ) -> Graph:
+        """The graph of `(name, op, inputs)` triples given in topological order.
+
+        Raises ShapeFault where shapes don't fit, and ValueError where the triples are no graph.
+        """
+        shapes: dict[str, Shape] = {INPUT: input_shape}
+        nodes = []
+        for layer, op, inputs in layers:
+            if layer in shapes:
+                raise ValueError(f"two nodes are named {layer}")
+            if missing := [source for source in inputs if source not in shapes]:
+                raise ValueError(f"{layer} reads {', '.join(missing)}, not computed before it")
+            node = make_node(layer, op, inputs, tuple(shapes[source] for source in inputs))
+            shapes[layer] = node.shape
+            nodes.append(node)
+        graph = Graph(name, input_shape, tuple(nodes), outputs)
+        graph.check()
+        return graph
+
+    def check(self) -> None:
+        """Raise ValueError unless this is a legal graph. Cheap; tests call it after every pass."""
+        known = {INPUT: self.input_shape}
+        for node in self.nodes:
+            if node.name in known:
+                raise ValueError(f"two nodes are named {node.name}")
+            for source, shape in zip(node.inputs, node.input_shapes, strict=True):
+                if known.get(source) != shape:
+                    raise ValueError(f"{node.name} reads {source} as {shape}, {known.get(source)}")
+            if node.op.output_shape(*node.input_shapes) != node.shape:
+                raise ValueError(f"{node.name}: the shape {node.shape} is not the op's")
+            known[node.name] = node.shape
+        if not self.outputs or len(set(self.outputs)) != len(self.outputs):
+            raise ValueError("a graph has one or more outputs, each once")
+        for output in self.outputs:
+            if output not in known or output == INPUT:
+                raise ValueError(f"the output {output} is no node")
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of every named tensor, the input's included, without the batch."""
+        return {INPUT: self.input_shape} | {node.name: node.shape for node in self.nodes}
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every tensor of weights by its whole name, in the order of the nodes."""
+        return {
+            whole: node.parameters[local]
+            for node in self.nodes
+            for local, whole in node.parameter_names().items()
+        }
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(node.parameter_count for node in self.nodes)
+
+    @property
+    def macs(self) -> int:
+        """Multiply–accumulates per image."""
+        return sum(node.macs for node in self.nodes)
+
+    def layers(self) -> list[tuple[str, Op, tuple[str, ...]]]:
+        """The triples that `build` takes: where a pass starts from."""
+        return [(node.name, node.op, node.inputs) for node in self.nodes]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that determines the computation, and nothing else."""
+        return {
+            "input_shape": list(self.input_shape),
+            "nodes": [
+                {
+                    "name": node.name,
+                    "op": node.op.kind,
+                    "attributes": node.op.model_dump(mode="json"),
+                    "inputs": list(node.inputs),
+                }
+                for node in self.nodes
+            ],
+            "outputs": list(self.outputs),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of `to_json`. Two specs with the same digest are the same function of the weights."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_node(name: str, op: Op, inputs: tuple[str, ...], input_shapes: tuple[Shape, ...]) -> Node:
+    """A node with its derived facts. Raises ShapeFault if the input shapes don't fit the op."""
+    return Node(
+        name=name,
+        op=op,
+        inputs=inputs,
+        input_shapes=input_shapes,
+        shape=op.output_shape(*input_shapes),
+        parameters=op.parameters(*input_shapes),
+        macs=op.macs(*input_shapes),
+    )

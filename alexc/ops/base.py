@@ -1,0 +1,163 @@
+"""What every op has in common: its fields, its rules, and how it says that shapes don't fit.
+
+A shape is that of one image, without the batch axis: `(channels, height, width)` or `(features,)`.
+The batch is symbolic everywhere; arrays carry it as their first axis.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+Shape = tuple[int, ...]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One tensor of weights that an op owns. Statistics, such as batch norm's, are not trainable."""
+
+    shape: Shape
+    trainable: bool = True
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class ShapeFault(Exception):  # noqa: N818  (it becomes a Diagnostic, and is no error of the program)
+    """Shapes that don't fit an op.
+
+    The message holds the arithmetic with its numbers; `field` names the field to blame; `help`
+    says what would fit. Where the input came from is added by the graph, which knows.
+    """
+
+    def __init__(self, code: str, message: str, *, field: str | None = None, help: str | None = None):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.help = help
+
+
+class Op(BaseModel, ABC):
+    """What a layer does. The validated fields are the attributes of the graph's node: no other copy.
+
+    A subclass states its name in the spec language (`kind`), how many inputs it takes, and the
+    four rules below, which must agree with each other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: ClassVar[str]
+    min_inputs: ClassVar[int] = 1
+    max_inputs: ClassVar[int | None] = 1
+
+    @abstractmethod
+    def output_shape(self, *inputs: Shape) -> Shape:
+        """The shape of the result for these input shapes. Raises ShapeFault if they don't fit."""
+
+    def parameters(self, *inputs: Shape) -> dict[str, Parameter]:
+        """The op's own tensors by name (`weight`, `bias`), for input shapes known to fit."""
+        return {}
+
+    def macs(self, *inputs: Shape) -> int:
+        """Multiply–accumulates per image. Only products of weights with activations count."""
+        return 0
+
+    @abstractmethod
+    def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        """The op's value in float64, in inference: the oracle that every backend is held against.
+
+        Arrays are `(batch, *shape)`. Written from the formula, in numpy alone, never with the help
+        of a backend.
+        """
+
+
+def format_shape(shape: Shape) -> str:
+    """`(96, 27, 27)` as people write it: 96×27×27."""
+    return "×".join(map(str, shape)) if shape else "scalar"
+
+
+def require_image(op: str, shape: Shape) -> tuple[int, int, int]:
+    """The shape as (channels, height, width). Raises ShapeFault if it is not an image."""
+    if len(shape) != 3:
+        raise ShapeFault(
+            "shape/not-an-image",
+            f"{op} needs channels×height×width and gets {format_shape(shape)}",
+            help="put it before the flatten",
+        )
+    return shape[0], shape[1], shape[2]
+
+
+# ---- fields --------------------------------------------------------------------------------------
+
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _as_pair(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _pair_schema(minimum: int) -> WithJsonSchema:
+    one = {"type": "integer", "minimum": minimum}
+    two = {"type": "array", "items": one, "minItems": 2, "maxItems": 2}
+    return WithJsonSchema({"anyOf": [one, two]})
+
+
+# One number for both axes, or [height, width].
+Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair), _pair_schema(1)]
+
+
+class Padding(BaseModel):
+    """Rows and columns added on each side. In a spec: 2, or [rows, columns], or the sides by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    top: NonNegative = 0
+    left: NonNegative = 0
+    bottom: NonNegative = 0
+    right: NonNegative = 0
+
+    @property
+    def symmetric(self) -> bool:
+        return self.top == self.bottom and self.left == self.right
+
+    def __bool__(self) -> bool:
+        return any((self.top, self.left, self.bottom, self.right))
+
+
+def _as_padding(value: Any) -> Any:
+    pair = _as_pair(value)
+    if isinstance(pair, tuple) and len(pair) == 2:
+        return {"top": pair[0], "left": pair[1], "bottom": pair[0], "right": pair[1]}
+    return value
+
+
+_SIDE = {"type": "integer", "minimum": 0}
+PaddingField = Annotated[
+    Padding,
+    BeforeValidator(_as_padding),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _SIDE,
+                {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2},
+                {
+                    "type": "object",
+                    "properties": dict.fromkeys(("top", "left", "bottom", "right"), _SIDE),
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
