@@ -6,6 +6,7 @@ The batch is symbolic everywhere; arrays carry it as their first axis.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 Shape = tuple[int, ...]
 Array = NDArray[np.float64]
 
+# No backend takes a tensor with more elements than a signed 32-bit index can count. A typing error
+# such as `out_channels: 100000000` must end in a message, not in a lack of memory.
+MAX_ELEMENTS = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One tensor of weights that an op owns. Statistics, such as batch norm's, are not trainable."""
+    """One tensor of weights that an op owns. The statistics of batch norm are not trainable."""
 
     shape: Shape
     trainable: bool = True
 
     @property
     def count(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 class ShapeFault(Exception):  # noqa: N818  (it becomes a Diagnostic, and is no error of the program)
@@ -38,7 +43,9 @@ class ShapeFault(Exception):  # noqa: N818  (it becomes a Diagnostic, and is no 
     says what would fit. Where the input came from is added by the graph, which knows.
     """
 
-    def __init__(self, code: str, message: str, *, field: str | None = None, help: str | None = None):
+    def __init__(
+        self, code: str, message: str, *, field: str | None = None, help: str | None = None
+    ):
         super().__init__(message)
         self.code = code
         self.message = message
@@ -47,7 +54,7 @@ class ShapeFault(Exception):  # noqa: N818  (it becomes a Diagnostic, and is no 
 
 
 class Op(BaseModel, ABC):
-    """What a layer does. The validated fields are the attributes of the graph's node: no other copy.
+    """What a layer does. The validated fields are the attributes of the graph node: no other copy.
 
     A subclass states its name in the spec language (`kind`), how many inputs it takes, and the
     four rules below, which must agree with each other.
@@ -96,6 +103,18 @@ def require_image(op: str, shape: Shape) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
+def require_size(what: str, shape: Shape, *, field: str | None = None) -> Shape:
+    """The shape itself. Raises ShapeFault if it has more elements than any backend can index."""
+    if (elements := math.prod(shape)) > MAX_ELEMENTS:
+        raise ShapeFault(
+            "shape/too-large",
+            f"{what} would be {format_shape(shape)} = {elements:,} numbers",
+            field=field,
+            help=f"a tensor holds at most {MAX_ELEMENTS:,} numbers",
+        )
+    return shape
+
+
 # ---- fields --------------------------------------------------------------------------------------
 
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -119,7 +138,7 @@ Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair), _pair_sch
 
 
 class Padding(BaseModel):
-    """Rows and columns added on each side. In a spec: 2, or [rows, columns], or the sides by name."""
+    """Rows and columns added on each side; in a spec 2, or [rows, columns], or sides by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
