@@ -1,0 +1,1 @@
+"""Weights: drawn once in numpy, stored once in safetensors, shared by every backend."""
