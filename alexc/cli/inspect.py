@@ -1,0 +1,117 @@
+"""`alexc inspect`: the net as a table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alexc.cli.terminal import JsonOption, console, print_diagnostics, print_json
+from alexc.frontend import Net, load_net
+from alexc.graph.receptive import receptive_fields
+from alexc.ops.base import format_shape
+
+_FLOAT_BYTES = 4  # of fp32, in which weights are stored and activations computed
+
+
+def inspect(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")],
+    json: JsonOption = False,
+) -> None:
+    """Show every layer: op, output shape, parameters, MACs, activation memory, receptive field."""
+    net = load_net(spec)
+    if json:
+        print_json(_as_json(net))
+        return
+    print_diagnostics(net.warnings)
+    _print_table(net)
+
+
+def _as_json(net: Net) -> dict[str, Any]:
+    graph = net.graph
+    fields = receptive_fields(graph)
+    return {
+        "name": graph.name,
+        "digest": graph.digest(),
+        "input_shape": list(graph.input_shape),
+        "outputs": list(graph.outputs),
+        "parameters": graph.parameter_count,
+        "macs": graph.macs,
+        "weight_bytes": _FLOAT_BYTES * sum(p.count for p in graph.parameters.values()),
+        "activation_bytes": _FLOAT_BYTES * sum(math.prod(node.shape) for node in graph.nodes),
+        "layers": [
+            {
+                "name": node.name,
+                "op": node.op.kind,
+                "inputs": list(node.inputs),
+                "shape": list(node.shape),
+                "parameters": node.parameter_count,
+                "macs": node.macs,
+                "activation_bytes": _FLOAT_BYTES * math.prod(node.shape),
+                "receptive_field": list(fields[node.name]),
+            }
+            for node in graph.nodes
+        ],
+    }
+
+
+def _print_table(net: Net) -> None:
+    from rich import box
+    from rich.table import Table
+
+    graph = net.graph
+    fields = receptive_fields(graph)
+    branches = any(len(node.inputs) > 1 for node in graph.nodes)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    weights = _FLOAT_BYTES * sum(p.count for p in graph.parameters.values())
+    activations = _FLOAT_BYTES * sum(math.prod(node.shape) for node in graph.nodes)
+    table.add_column("layer", footer="total")
+    table.add_column("op")
+    if branches:
+        table.add_column("inputs")
+    table.add_column("output", justify="right")
+    table.add_column("parameters", justify="right", footer=f"{graph.parameter_count:,}")
+    table.add_column("MACs", justify="right", footer=f"{graph.macs:,}")
+    table.add_column("activations", justify="right", footer=_bytes(activations))
+    table.add_column("sees", justify="right")
+    table.add_row(
+        "input",
+        "",
+        *([""] if branches else []),
+        format_shape(graph.input_shape),
+        "",
+        "",
+        _bytes(_FLOAT_BYTES * math.prod(graph.input_shape)),
+        "",
+        style="dim",
+    )
+    for node in graph.nodes:
+        table.add_row(
+            node.name,
+            node.op.kind,
+            *([", ".join(node.inputs)] if branches else []),
+            format_shape(node.shape),
+            f"{node.parameter_count:,}" if node.parameter_count else "",
+            f"{node.macs:,}" if node.macs else "",
+            _bytes(_FLOAT_BYTES * math.prod(node.shape)),
+            format_shape(fields[node.name]),
+        )
+    out = console()
+    out.print(f"[bold]{graph.name}[/bold]  {net.spec.header.source or ''}".rstrip())
+    out.print(table)
+    out.print(
+        f"weights {_bytes(weights)} in fp32; activations and MACs are of one image; "
+        f"“sees” is the receptive field in pixels"
+    )
+
+
+def _bytes(count: int) -> str:
+    """`244 MB`: powers of 1000, three figures."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.3g} {unit}"

@@ -1,0 +1,62 @@
+"""The command line: one thin file per command, and the one place where faults become exit codes.
+
+Results go to stdout, everything else to stderr. 0 good; 1 the spec, the check or the comparison
+failed; 2 wrong usage, missing file, missing package; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from alexc import __version__
+from alexc.cli.build import build
+from alexc.cli.check import check
+from alexc.cli.inspect import inspect
+from alexc.cli.predict import predict
+from alexc.cli.terminal import print_diagnostics
+from alexc.cli.verify import verify
+from alexc.diagnostics import AlexcError, Diagnostic, to_json
+
+app = typer.Typer(
+    help="Compile one YAML spec of a network to PyTorch, ONNX and TensorRT, and prove them equal.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (check, inspect, build, verify, predict):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"alexc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the `alexc` script."""
+    try:
+        app()
+    except AlexcError as error:
+        _report(list(error.diagnostics))
+        sys.exit(error.exit_code)
+
+
+def _report(diagnostics: list[Diagnostic]) -> None:
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"diagnostics": [to_json(d) for d in diagnostics]}, ensure_ascii=False))
+    print_diagnostics(diagnostics)

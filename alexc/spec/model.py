@@ -1,0 +1,298 @@
+"""The spec language's root keys as pydantic models; what a layer's op may say stands with the op.
+
+Everything here is validated data without places: `alexc.spec.parse` puts the faults where they
+belong in the file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from alexc.ops.base import NonNegative, Pair, Positive
+
+LANGUAGE_VERSION = 1
+
+# Words of letters, digits, _ and -, of any script; a slash groups them (`inception_3a/1x1`). No dot:
+# torch and the weights file use it to part a layer from its parameter.
+_LAYER_NAME = re.compile(r"\w[\w-]*(/\w[\w-]*)*\Z")
+
+# Attributes of every torch module: a layer of such a name could not be its submodule. Kept as words,
+# since checking a spec must not import torch; a test holds them against torch itself.
+RESERVED_NAMES = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
+    named_parameters parameters register_backward_hook register_buffer register_forward_hook
+    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
+    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
+    zero_grad
+    """.split()
+)
+
+
+def check_layer_name(name: str) -> str | None:
+    """Why `name` can't name a layer, or None if it can."""
+    if name == "input":
+        return "`input` is the name of the net's input"
+    if name in RESERVED_NAMES:
+        return f"`{name}` is an attribute of every PyTorch module"
+    if len(name) > 100:
+        return "it is longer than 100 characters"
+    if name.startswith("_") or not _LAYER_NAME.match(name):
+        return "a name is of letters, digits, `_`, `-`, parts joined by `/`, and begins with none of these signs"
+    return None
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class InputSpec(_Model):
+    """The image that the net takes; the batch is always symbolic."""
+
+    channels: Positive = Field(description="Planes of the image: 3 for colour.", examples=[3])
+    height: Positive = Field(description="Rows, in pixels.", examples=[227])
+    width: Positive = Field(description="Columns, in pixels.", examples=[227])
+
+
+# ---- initial weights -----------------------------------------------------------------------------
+
+Scheme = Literal[
+    "normal",
+    "truncated_normal",
+    "uniform",
+    "constant",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "xavier_normal",
+    "xavier_uniform",
+]
+_SCHEMES_WITH_VALUE = ("normal", "truncated_normal", "uniform", "constant")
+_SCHEMES_BY_SHAPE = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform")
+
+
+class DistributionModel(_Model):
+    """What initial values are drawn from. `value` is the standard deviation, bound or constant."""
+
+    scheme: Scheme
+    value: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _value_fits(self) -> DistributionModel:
+        if (self.scheme in _SCHEMES_WITH_VALUE) != (self.value is not None):
+            raise PydanticCustomError(
+                "distribution", "{scheme} is written {how}", _how(self.scheme)
+            )
+        if self.value is not None and self.value < 0 and self.scheme != "constant":
+            raise PydanticCustomError(
+                "distribution", "the {scheme} width is negative", _how(self.scheme)
+            )
+        return self
+
+
+def _how(scheme: str) -> dict[str, Any]:
+    with_value = scheme in _SCHEMES_WITH_VALUE
+    return {"scheme": scheme, "how": f"{{{scheme}: 0.01}}" if with_value else f"{scheme}, alone"}
+
+
+def _as_distribution(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"scheme": "constant", "value": float(value)}
+    if isinstance(value, str):
+        return {"scheme": value}
+    if isinstance(value, dict) and len(value) == 1 and "scheme" not in value:
+        scheme, number = next(iter(value.items()))
+        return {"scheme": scheme, "value": number}
+    return value
+
+
+Distribution = Annotated[
+    DistributionModel,
+    BeforeValidator(_as_distribution),
+    WithJsonSchema(
+        {
+            "description": "A number, {normal: STD}, {truncated_normal: STD}, {uniform: BOUND}, "
+            "{constant: VALUE}, or a scheme that goes by the layer's shape.",
+            "anyOf": [
+                {"type": "number"},
+                {"enum": list(_SCHEMES_BY_SHAPE)},
+                {
+                    "type": "object",
+                    "properties": {name: {"type": "number"} for name in _SCHEMES_WITH_VALUE},
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "additionalProperties": False,
+                },
+            ],
+        }
+    ),
+]
+
+
+class LayerInit(_Model):
+    """How one layer's weights are drawn; what is not said comes from the net's `init`."""
+
+    weight: Distribution | None = Field(
+        default=None, description="Initial weights.", examples=[{"normal": 0.01}]
+    )
+    bias: Distribution | None = Field(default=None, description="Initial biases.", examples=[1])
+
+
+Recipe = Literal["paper", "caffe", "kaiming", "xavier", "torch"]
+
+
+class InitSpec(LayerInit):
+    """The net's initial weights: a recipe by name, and what differs from it in every layer."""
+
+    recipe: Recipe = Field(
+        default="kaiming",
+        description="paper: Krizhevsky 2012, section 5; caffe: Caffe's AlexNet; kaiming: He 2015, "
+        "normal, fan-in; xavier: Glorot 2010, uniform; torch: PyTorch's defaults.",
+    )
+
+
+def _as_init(value: Any) -> Any:
+    return {"recipe": value} if isinstance(value, str) else value
+
+
+InitField = Annotated[
+    InitSpec,
+    BeforeValidator(_as_init),
+    WithJsonSchema(
+        {
+            "description": "How weights are drawn when none are given: a recipe, or {weight, bias}.",
+            "anyOf": [
+                {"enum": ["paper", "caffe", "kaiming", "xavier", "torch"]},
+                InitSpec.model_json_schema(),
+            ],
+        }
+    ),
+]
+
+
+# ---- the rest of the root ------------------------------------------------------------------------
+
+
+class Expect(_Model):
+    """Facts from the source, checked at every build."""
+
+    parameters: NonNegative | None = Field(
+        default=None, description="Trainable parameters of the net.", examples=[60965224]
+    )
+    macs: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Multiply–accumulates per image.", examples=[724406816]
+    )
+    layer_parameters: dict[str, NonNegative] = Field(
+        default={}, description="Trainable parameters by layer.", examples=[{"conv1": 34944}]
+    )
+    shapes: dict[str, Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)]] = Field(
+        default={},
+        description="Output shapes by layer, without the batch.",
+        examples=[{"pool5": [256, 6, 6]}],
+    )
+
+
+_Numbers = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_as_tuple)
+]
+
+
+def _no_zero(values: tuple[float, ...]) -> tuple[float, ...]:
+    if any(value <= 0 for value in values):
+        raise PydanticCustomError("not_positive", "a standard deviation is greater than 0")
+    return values
+
+
+class Preprocess(_Model):
+    """From a photograph to the net's input: resize, crop, channels, then (x·scale − mean) / std."""
+
+    resize: Positive | None = Field(
+        default=None,
+        description="Length of the shorter side after resizing, in pixels.",
+        examples=[256],
+    )
+    crop: Pair | None = Field(
+        default=None,
+        description="Size of the centre crop, [height, width] in pixels; default: the net's input.",
+        examples=[227],
+    )
+    channels: Literal["rgb", "bgr", "grey"] = Field(
+        default="rgb", description="Order of the input's channels."
+    )
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0,
+        description="Factor on the pixel values 0 … 255, before the mean.",
+        examples=[1],
+    )
+    mean: _Numbers | None = Field(
+        default=None,
+        description="Per channel in the input's order, subtracted after scaling.",
+        examples=[[123.68, 116.78, 103.94]],
+    )
+    std: Annotated[_Numbers, AfterValidator(_no_zero)] | None = Field(
+        default=None,
+        description="Per channel, divided by after the mean.",
+        examples=[[0.229, 0.224, 0.225]],
+    )
+
+
+class Allowance(_Model):
+    """A warning that the author has seen and accepts, with the reason."""
+
+    lint: str = Field(description="The warning's code.", examples=["lint/dropped-pixels"])
+    layer: str | None = Field(default=None, description="Only at this layer; default: everywhere.")
+    reason: Annotated[str, Field(min_length=1)] = Field(description="Why it is as it should be.")
+
+
+class Header(_Model):
+    """The root keys of a spec, all but `layers`, `blocks` and `extends`."""
+
+    alexc: Literal[1] = Field(description="Version of the spec language.")
+    name: Annotated[str, Field(pattern=r"^[\w][\w.-]*$", max_length=100)] = Field(
+        description="The net's name, also the folder of its bundle.", examples=["alexnet"]
+    )
+    source: str | None = Field(
+        default=None, description="The paper, file or page that the spec follows."
+    )
+    description: str | None = Field(default=None, description="What the net is for.")
+    input: InputSpec = Field(description="The image that the net takes.")
+    outputs: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = (
+        Field(
+            default=None, description="Layers whose values are the result; default: the last layer."
+        )
+    )
+    init: InitField = InitSpec()
+    expect: Expect = Field(default=Expect(), description="Facts checked at every build.")
+    preprocess: Preprocess | None = Field(
+        default=None, description="From a photograph to the net's input."
+    )
+    labels: (
+        Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+        | Annotated[str, Field(min_length=1)]
+        | None
+    ) = Field(
+        default=None,
+        description="Names of the classes: a list, or a text file with one a line, relative to the spec.",
+    )
+    allow: Annotated[tuple[Allowance, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), description="Warnings that are accepted, each with its reason."
+    )
