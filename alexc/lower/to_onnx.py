@@ -1,0 +1,325 @@
+"""Graph → ONNX: `LOWERINGS` is the dictionary from each op to the nodes that compute it.
+
+The model is built here and not by an exporter, so that it has the layers' names, one node for one
+layer wherever ONNX has the op, and nothing that depends on the batch. Rounding modes are never left
+to a backend: every pad is written out, and ceil_mode stays 0, because engines and exporters have
+often disagreed on it.
+
+The weights stay where they are: an initializer says at which byte of the safetensors file its
+tensor lies, so that PyTorch and every engine read the same bytes. Constants of a few numbers are
+written into the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from alexc import __version__
+from alexc.diagnostics import fault
+from alexc.graph.graph import INPUT, Graph, Node
+from alexc.ops.base import Op, Shape, format_shape
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
+from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from alexc.ops.structure import Add, Concat, Flatten
+from alexc.ops.window import Axis
+from alexc.weights.store import Extent
+
+OPSET = 19
+IR_VERSION = 9  # the file format that came with opset 19, in ONNX 1.14
+BATCH = "batch"  # the symbolic first dimension of every tensor
+
+OpType = TypeVar("OpType", bound=Op)
+
+
+def to_onnx(
+    graph: Graph, extents: Mapping[str, Extent], weights_file: str = "weights.safetensors"
+) -> onnx.ModelProto:
+    """The model of a graph in its inference form (see `passes.inference`).
+
+    `extents` says where each of the graph's weights lies in `weights_file`, which is named relative
+    to the folder that the model will be saved in. The input is called `input`, each layer's result
+    as the layer; where a layer takes several nodes, the tensors between them are
+    `<layer>.<what it is>`. The first dimension of every tensor is the symbol `batch`.
+
+    Raises AlexcError if a weight is not in `extents`, or is not float32 of the graph's shape.
+    """
+    writer = _Writer(weights_file)
+    for name, parameter in graph.parameters.items():
+        writer.weight(name, parameter.shape, extents.get(name))
+    for node in graph.nodes:
+        LOWERINGS[type(node.op)](_Layer(writer, node, node.op))
+    body = helper.make_graph(
+        nodes=writer.nodes,
+        name=graph.name,
+        inputs=[_tensor(INPUT, graph.input_shape)],
+        outputs=[_tensor(name, graph.shapes[name]) for name in graph.outputs],
+        initializer=writer.initializers,
+        value_info=[
+            _tensor(name, shape)
+            for name, shape in writer.shapes.items()
+            if name not in graph.outputs
+        ],
+    )
+    return helper.make_model(
+        body,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="alexc",
+        producer_version=__version__,
+    )
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """The model's bytes, the same for the same model on every run."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Writer:
+    """The parts of the model, as they grow."""
+
+    weights_file: str
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    shapes: dict[str, Shape] = field(default_factory=dict)  # of what the nodes make, without batch
+
+    def weight(self, name: str, shape: Shape, extent: Extent | None) -> None:
+        """Declare a tensor that lies in the weights file."""
+        if extent is None:
+            raise fault("weights/missing", f"{name} is not in {self.weights_file}")
+        if extent.dtype != "F32":
+            raise fault(
+                "weights/dtype",
+                f"{name} is stored as {extent.dtype} in {self.weights_file}; "
+                "the model reads float32 from it",
+            )
+        if extent.shape != shape:
+            raise fault(
+                "weights/shape",
+                f"{name} is {format_shape(extent.shape)} in {self.weights_file} "
+                f"and {format_shape(shape)} in the spec",
+            )
+        tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": self.weights_file, "offset": extent.offset, "length": extent.length}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers.append(tensor)
+
+
+@dataclass(frozen=True)
+class _Layer(Generic[OpType]):
+    """One layer while it is written: what a row of `LOWERINGS` reads and calls."""
+
+    writer: _Writer
+    node: Node
+    op: OpType  # the node's own, with the type that the row expects
+
+    @property
+    def x(self) -> str:
+        """The name of the first input."""
+        return self.node.inputs[0]
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The whole names of the layer's weights, by their local ones."""
+        return self.node.parameter_names()
+
+    def emit(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> None:
+        """Add the node that makes the layer's own tensor."""
+        self._add(self.node.name, self.node.shape, op_type, inputs, attributes)
+
+    def step(
+        self, what: str, shape: Shape, op_type: str, inputs: Sequence[str], **attributes: Any
+    ) -> str:
+        """Add a node on the way there, and name what it makes `<layer>.<what>`."""
+        return self._add(f"{self.node.name}.{what}", shape, op_type, inputs, attributes)
+
+    def constant(self, what: str, values: NDArray[Any]) -> str:
+        """Write a few numbers into the model, and name them `<layer>.<what>`."""
+        name = f"{self.node.name}.{what}"
+        self.writer.initializers.append(numpy_helper.from_array(values, name))
+        return name
+
+    def number(self, what: str, value: float) -> str:
+        """Write one float32 into the model, and name it `<layer>.<what>`."""
+        return self.constant(what, np.array(value, np.float32))
+
+    def _add(
+        self,
+        name: str,
+        shape: Shape,
+        op_type: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any],
+    ) -> str:
+        self.writer.nodes.append(helper.make_node(op_type, inputs, [name], name, **attributes))
+        self.writer.shapes[name] = shape
+        return name
+
+
+def _tensor(name: str, shape: Shape) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *shape])
+
+
+# ---- the dictionary ------------------------------------------------------------------------------
+
+
+def _conv(layer: _Layer[Conv]) -> None:
+    weights = layer.parameters
+    layer.emit(
+        "Conv",
+        [layer.x, *weights.values()],
+        kernel_shape=layer.op.kernel_size,
+        strides=layer.op.stride,
+        pads=_pads(layer.op.axes(layer.node.input_shapes[0])),
+        dilations=layer.op.dilation,
+        group=layer.op.groups,
+    )
+
+
+def _linear(layer: _Layer[Linear]) -> None:
+    layer.emit("Gemm", [layer.x, *layer.parameters.values()], transB=1)
+
+
+def _max_pool(layer: _Layer[MaxPool]) -> None:
+    axes = layer.op.axes(layer.node.input_shapes[0])
+    layer.emit(
+        "MaxPool",
+        [layer.x],
+        kernel_shape=layer.op.kernel_size,
+        strides=layer.op.steps,
+        pads=_pads(axes),
+    )
+
+
+def _avg_pool(layer: _Layer[AvgPool]) -> None:
+    """What hangs over the edge must not count in the divisor, even where the padding does.
+
+    ONNX has one switch for both. So where there are both, the padding becomes part of the image.
+    """
+    shape = layer.node.input_shapes[0]
+    rows, columns = layer.op.axes(shape)
+    overhang = [0, 0, rows.overhang, columns.overhang]
+    x, pads, counted = layer.x, _pads((rows, columns)), layer.op.count_include_pad
+    if counted and any(overhang):
+        if layer.op.padding:
+            p = layer.op.padding
+            sides = np.array([0, 0, p.top, p.left, 0, 0, p.bottom, p.right], np.int64)
+            padded = (shape[0], rows.padded, columns.padded)
+            x = layer.step("padded", padded, "Pad", [x, layer.constant("pads", sides)])
+        pads, counted = overhang, False
+    layer.emit(
+        "AveragePool",
+        [x],
+        kernel_shape=layer.op.kernel_size,
+        strides=layer.op.steps,
+        pads=pads,
+        count_include_pad=int(counted),
+    )
+
+
+def _adaptive_avg_pool(layer: _Layer[AdaptiveAvgPool]) -> None:
+    """Bins of one size are an ordinary pool. Others are two products: rows · image · columnsᵀ."""
+    channels, height, width = layer.node.input_shapes[0]
+    down, across = layer.op.output_size
+    if height % down == 0 and width % across == 0:
+        size = [height // down, width // across]
+        layer.emit("AveragePool", [layer.x], kernel_shape=size, strides=size)
+        return
+    rows, columns = layer.op.bins((channels, height, width))
+    average_rows = layer.constant("average_rows", _averaging(rows, height))
+    average_columns = layer.constant("average_columns", _averaging(columns, width).T.copy())
+    bands = layer.step("rows", (channels, down, width), "MatMul", [average_rows, layer.x])
+    layer.emit("MatMul", [bands, average_columns])
+
+
+def _lrn(layer: _Layer[Lrn]) -> None:
+    if layer.op.region == "across_channels":
+        # ONNX divides its alpha by size.
+        layer.emit(
+            "LRN",
+            [layer.x],
+            size=layer.op.size,
+            alpha=layer.op.alpha_per_window,
+            beta=layer.op.beta,
+            bias=layer.op.k,
+        )
+        return
+    shape = layer.node.shape
+    window: dict[str, Any] = {"kernel_shape": [layer.op.size] * 2, "pads": [layer.op.size // 2] * 4}
+    square = layer.step("square", shape, "Mul", [layer.x, layer.x])
+    mean = layer.step("mean", shape, "AveragePool", [square], count_include_pad=1, **window)
+    alpha = layer.number("alpha", layer.op.alpha_per_window)
+    scaled = layer.step("scaled", shape, "Mul", [mean, alpha])
+    base = layer.step("base", shape, "Add", [scaled, layer.number("k", layer.op.k)])
+    power = layer.step("power", shape, "Pow", [base, layer.number("beta", layer.op.beta)])
+    layer.emit("Div", [layer.x, power])
+
+
+def _batch_norm(layer: _Layer[BatchNorm]) -> None:
+    names = layer.parameters
+    channels = layer.node.shape[0]
+    if not layer.op.affine:
+        names["weight"] = layer.constant("ones", np.ones(channels, np.float32))
+        names["bias"] = layer.constant("zeros", np.zeros(channels, np.float32))
+    order = ("weight", "bias", "running_mean", "running_var")
+    inputs = [layer.x, *(names[name] for name in order)]
+    layer.emit("BatchNormalization", inputs, epsilon=layer.op.eps)
+
+
+def _sum(layer: _Layer[Add]) -> None:
+    inputs = layer.node.inputs
+    layer.emit("Add" if len(inputs) == 2 else "Sum", inputs)
+
+
+def _one_node(op_type: str, **attributes: Any) -> Callable[[_Layer[Any]], None]:
+    """The lowering of an op that ONNX has under another name."""
+    return lambda layer: layer.emit(op_type, layer.node.inputs, **attributes)
+
+
+def _pads(axes: tuple[Axis, Axis]) -> list[int]:
+    """Padding as ONNX lists it: top, left, bottom, right, the last two with what hangs over."""
+    return [axis.before for axis in axes] + [axis.after + axis.overhang for axis in axes]
+
+
+def _averaging(bins: Sequence[tuple[int, int]], size: int) -> NDArray[np.float32]:
+    """The matrix (bins, size) whose product with `size` pixels is the average of each bin."""
+    matrix = np.zeros((len(bins), size), np.float32)
+    for row, (first, last) in zip(matrix, bins, strict=True):
+        row[first:last] = 1 / (last - first)
+    return matrix
+
+
+# What each op is in ONNX.
+LOWERINGS: dict[type[Op], Callable[[_Layer[Any]], None]] = {
+    Conv: _conv,
+    Linear: _linear,
+    MaxPool: _max_pool,
+    AvgPool: _avg_pool,
+    AdaptiveAvgPool: _adaptive_avg_pool,
+    Lrn: _lrn,
+    BatchNorm: _batch_norm,
+    Relu: _one_node("Relu"),
+    Tanh: _one_node("Tanh"),
+    Sigmoid: _one_node("Sigmoid"),
+    Softmax: _one_node("Softmax", axis=1),
+    Dropout: _one_node("Identity"),  # only where it is an output: see passes.inference
+    Flatten: _one_node("Flatten", axis=1),
+    Add: _sum,
+    Concat: _one_node("Concat", axis=1),
+}
