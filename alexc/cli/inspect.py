@@ -12,16 +12,25 @@ from alexc.cli.terminal import JsonOption, console, print_diagnostics, print_jso
 from alexc.frontend import Net, load_net
 from alexc.graph.receptive import receptive_fields
 from alexc.ops.base import format_shape
+from alexc.spec.write import to_yaml
 
 _FLOAT_BYTES = 4  # of fp32, in which weights are stored and activations computed
 
 
 def inspect(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")],
+    resolved: Annotated[
+        bool,
+        typer.Option("--resolved", help="Print the spec with `extends` and blocks written out."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show every layer: op, output shape, parameters, MACs, activation memory, receptive field."""
     net = load_net(spec)
+    if resolved:
+        data = net.spec.to_json()
+        print_json(data) if json else print(to_yaml(data), end="")
+        return
     if json:
         print_json(_as_json(net))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -45,7 +45,7 @@ def print_json(value: Any) -> None:
 
 
 def console() -> Console:
-    """Where tables are printed: stdout, as wide as the terminal, or as the table where there is none."""
+    """Where tables are printed: stdout, as wide as the terminal, or 160 columns elsewhere."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -54,24 +54,17 @@ def console() -> Console:
 
 
 @contextmanager
-def steps(enabled: bool) -> Iterator[Steps]:
-    """Progress on stderr: a spinner with the step's name on a terminal, otherwise a line a step."""
+def steps(enabled: bool) -> Iterator[Callable[[str], None]]:
+    """Progress on stderr: call it with what is being done now.
+
+    On a terminal a spinner shows the step; elsewhere each step is a line.
+    """
     if enabled and sys.stderr.isatty():
         from rich.console import Console
 
         with Console(stderr=True).status("") as status:
-            yield Steps(lambda text: status.update(text))
+            yield status.update
     elif enabled:
-        yield Steps(lambda text: print(text, file=sys.stderr, flush=True))
+        yield lambda text: print(text, file=sys.stderr, flush=True)
     else:
-        yield Steps(lambda text: None)
-
-
-class Steps:
-    """Called with what is being done now."""
-
-    def __init__(self, show: Any) -> None:
-        self._show = show
-
-    def __call__(self, text: str) -> None:
-        self._show(text)
+        yield lambda _: None

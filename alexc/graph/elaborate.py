@@ -6,6 +6,8 @@ mistake gives one message.
 
 from __future__ import annotations
 
+import heapq
+
 from alexc.diagnostics import Diagnostic
 from alexc.graph.graph import INPUT, Graph, Node, make_node
 from alexc.ops.base import Op, Shape, ShapeFault, format_shape
@@ -34,7 +36,7 @@ def elaborate(spec: Spec) -> tuple[Graph | None, list[Diagnostic]]:
         try:
             node = make_node(name, layer.op, sources, tuple(fitting))
         except ShapeFault as fault:
-            faults.append(_shape_diagnostic(spec, name, layer.op, sources, fitting, fault))
+            faults.append(_shape_diagnostic(spec, name, sources, fitting, fault))
             continue
         shapes[name] = node.shape
         nodes.append(node)
@@ -66,8 +68,6 @@ def _order(spec: Spec, inputs: dict[str, tuple[str, ...]], faults: list[Diagnost
     position = {name: index for index, name in enumerate(inputs)}
     ready = [name for name in inputs if waiting[name] == 0]
     order: list[str] = []
-    import heapq
-
     heap = [position[name] for name in ready]
     heapq.heapify(heap)
     names = list(inputs)
@@ -116,7 +116,7 @@ def _arity_fits(
 
 
 def _shape_diagnostic(
-    spec: Spec, name: str, op: Op, sources: tuple[str, ...], shapes: list[Shape], fault: ShapeFault
+    spec: Spec, name: str, sources: tuple[str, ...], shapes: list[Shape], fault: ShapeFault
 ) -> Diagnostic:
     """The op's complaint, at the field to blame, with where each input comes from."""
     path = ("layers", name)

@@ -46,7 +46,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A directed acyclic graph of nodes in topological order, from one image input to its outputs."""
+    """A directed acyclic graph, nodes in topological order, from one image to its outputs."""
 
     name: str
     input_shape: Shape
@@ -144,7 +144,7 @@ class Graph:
         }
 
     def digest(self) -> str:
-        """SHA-256 of `to_json`. Two specs with the same digest are the same function of the weights."""
+        """SHA-256 of `to_json`. Of the same digest: the same function of the same weights."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

@@ -24,11 +24,11 @@ from alexc.ops.base import NonNegative, Pair, Positive
 
 LANGUAGE_VERSION = 1
 
-# Words of letters, digits, _ and -, of any script; a slash groups them (`inception_3a/1x1`). No dot:
-# torch and the weights file use it to part a layer from its parameter.
+# Words of letters, digits, _ and -, of any script; a slash groups them (`inception_3a/1x1`). There
+# is no dot: torch and the weights file use it to part a layer from its parameter.
 _LAYER_NAME = re.compile(r"\w[\w-]*(/\w[\w-]*)*\Z")
 
-# Attributes of every torch module: a layer of such a name could not be its submodule. Kept as words,
+# Attributes of every torch module: a layer of such a name could not be its submodule. Written out,
 # since checking a spec must not import torch; a test holds them against torch itself.
 RESERVED_NAMES = frozenset(
     """
@@ -54,7 +54,7 @@ def check_layer_name(name: str) -> str | None:
     if len(name) > 100:
         return "it is longer than 100 characters"
     if name.startswith("_") or not _LAYER_NAME.match(name):
-        return "a name is of letters, digits, `_`, `-`, parts joined by `/`, and begins with none of these signs"
+        return "a name is of letters, digits, _ and -, joined by /, a letter or digit first"
     return None
 
 
@@ -179,7 +179,7 @@ InitField = Annotated[
     BeforeValidator(_as_init),
     WithJsonSchema(
         {
-            "description": "How weights are drawn when none are given: a recipe, or {weight, bias}.",
+            "description": "How weights are drawn when none are given.",
             "anyOf": [
                 {"enum": ["paper", "caffe", "kaiming", "xavier", "torch"]},
                 InitSpec.model_json_schema(),
@@ -291,7 +291,7 @@ class Header(_Model):
         | None
     ) = Field(
         default=None,
-        description="Names of the classes: a list, or a text file with one a line, relative to the spec.",
+        description="Names of the classes: a list, or a text file with one a line.",
     )
     allow: Annotated[tuple[Allowance, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="Warnings that are accepted, each with its reason."

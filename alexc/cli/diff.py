@@ -1,0 +1,82 @@
+"""`alexc diff`: how two nets differ."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alexc.cli.terminal import JsonOption, console, print_json
+from alexc.frontend import load_net
+from alexc.graph.diff import LayerChange
+from alexc.graph.diff import diff as compare
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="The spec to compare with.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The spec that differs.")],
+    json: JsonOption = False,
+) -> None:
+    """Say how net B differs from net A: layers, fields, shapes, parameters, MACs.
+
+    Exit status 0 whether they differ or not; 1 if one of the specs is at fault.
+    """
+    old, new = load_net(before).graph, load_net(after).graph
+    changes = compare(old, new)
+    totals = {
+        "parameters": [old.parameter_count, new.parameter_count],
+        "macs": [old.macs, new.macs],
+    }
+    if json:
+        layers = [asdict(change) for change in changes]
+        same = old.digest() == new.digest()
+        print_json({"a": old.name, "b": new.name, "same": same, **totals, "layers": layers})
+        return
+    out = console()
+    if not changes:
+        out.print(f"{old.name} and {new.name} are the same net")
+        return
+    _print_changes(changes)
+    for name, (was, now) in totals.items():
+        change = f" ({now - was:+,})" if was != now else ""
+        out.print(f"{name:<10} {was:,} → {now:,}{change}")
+
+
+def _print_changes(changes: list[LayerChange]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("layer")
+    table.add_column("before")
+    table.add_column("after")
+    signs = {
+        "added": "[green]+[/green]",
+        "removed": "[red]-[/red]",
+        "changed": "[yellow]~[/yellow]",
+    }
+    for change in changes:
+        keys = list(dict.fromkeys([*change.before, *change.after]))
+        table.add_row(
+            signs[change.change],
+            change.layer,
+            _lines(change.before, keys),
+            _lines(change.after, keys),
+        )
+    console().print(table)
+
+
+def _lines(facts: dict[str, Any], keys: list[str]) -> str:
+    """One fact a line, in the same order on both sides."""
+    return "\n".join(f"{key}: {_shown(facts[key])}" if key in facts else "" for key in keys)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list):
+        return "×".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
