@@ -1,0 +1,58 @@
+"""alexc_runtime opens a bundle made by alexc and runs it. numpy is all that it imports.
+
+    import alexc_runtime
+
+    with alexc_runtime.open("build/alexnet") as session:
+        print(session.engine, "-", session.why)
+        batch = alexc_runtime.load_photos(["photo.jpg"], session.manifest.preprocess)
+        outputs = session.run(batch)            # name → float32 (images, *shape)
+        for prediction in alexc_runtime.top(outputs, session.manifest)[0]:
+            print(f"{prediction.probability:6.1%}  {prediction.index}  {prediction.label}")
+
+`open` reads every byte of the bundle once and refuses one that was altered since the build. It
+then takes the best engine at hand: a TensorRT plan where there are an NVIDIA GPU and the library,
+otherwise ONNX Runtime, otherwise OpenVINO. An engine asked for by name,
+
+    alexc_runtime.open("build/alexnet", engine="openvino", threads=2)
+
+serves or raises EngineUnavailableError; nothing takes its place.
+
+Every fault is a RuntimeFaultError with a stable `code`; `alexc_runtime.errors` shows the tree.
+"""
+
+from alexc_runtime.classify import Prediction, top
+from alexc_runtime.errors import (
+    BatchError,
+    BundleError,
+    BundleMissingError,
+    EngineError,
+    EngineUnavailableError,
+    PhotoError,
+    PhotoMissingError,
+    RuntimeFaultError,
+)
+from alexc_runtime.manifest import Bundle, Manifest, Preprocess, open_bundle
+from alexc_runtime.preprocess import load_photo, load_photos
+from alexc_runtime.session import ENGINES, Session, open
+
+__all__ = [
+    "ENGINES",
+    "BatchError",
+    "Bundle",
+    "BundleError",
+    "BundleMissingError",
+    "EngineError",
+    "EngineUnavailableError",
+    "Manifest",
+    "PhotoError",
+    "PhotoMissingError",
+    "Prediction",
+    "Preprocess",
+    "RuntimeFaultError",
+    "Session",
+    "load_photo",
+    "load_photos",
+    "open",
+    "open_bundle",
+    "top",
+]

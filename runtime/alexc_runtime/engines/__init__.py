@@ -1,0 +1,1 @@
+"""What runs a bundle: one file per engine, each with the class that `base.Engine` describes."""

@@ -1,0 +1,72 @@
+"""What every engine has in common: whether it can run here, loading, running, closing."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+from alexc_runtime.manifest import Bundle, EngineRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+
+class Engine(ABC):
+    """A loaded bundle, ready to run on one engine.
+
+    The constructor loads; it raises EngineError if the engine refuses what it is given. The
+    library is imported only by `obstacle` and the constructor, never with this package.
+    """
+
+    name: ClassVar[str]
+    # Whether the engine loads a plan made for it; otherwise it loads model.onnx itself.
+    needs_plan: ClassVar[bool] = False
+
+    # The batch sizes that the engine takes: from the smallest to the largest (None: any).
+    batch_limits: tuple[int, int | None] = (1, None)
+
+    @abstractmethod
+    def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
+        """Load the file that `record` names. `threads` bounds the CPU threads; None: all cores."""
+
+    @classmethod
+    @abstractmethod
+    def obstacle(cls) -> str | None:
+        """What keeps this engine from running on this machine, in words; None if nothing does."""
+
+    @abstractmethod
+    def run(self, batch: Array) -> dict[str, Array]:
+        """The outputs by name for a contiguous batch of the right shape. Raises EngineError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of memory and devices. Closing twice does nothing."""
+
+
+def import_obstacle(module: str, package: str) -> str | None:
+    """Import `module`; if that fails, the reason in words. `package` is what pip calls it."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            return f"the package {package} is not installed"
+        return f"{package} is installed without {error.name}, which it needs"
+    except Exception as error:  # noqa: BLE001
+        # A library that is broken or does not fit this machine fails in any way it likes.
+        return f"{package} is installed but does not load: {first_line(error)}"
+    return None
+
+
+def load(module: str) -> ModuleType:
+    """A module that `import_obstacle` found to be importable."""
+    return importlib.import_module(module)
+
+
+def first_line(error: object) -> str:
+    """The first line of an exception's or a library's message; its kind if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,64 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from alexc_runtime.engines.base import Engine, first_line, import_obstacle, load
+from alexc_runtime.errors import EngineError
+from alexc_runtime.manifest import Bundle, EngineRecord
+
+if TYPE_CHECKING:
+    from alexc_runtime.engines.base import Array
+
+# On a CPU with bfloat16 OpenVINO computes in it unless told otherwise. A record says which
+# precision was verified, so that precision is asked for; INT8 is written in the model itself, and
+# what is not INT8 there stays float32.
+_HINTS = {"bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVino(Engine):
+    """Runs `model.onnx` on OpenVINO's CPU device, in the precision that the record states."""
+
+    name: ClassVar[str] = "openvino"
+
+    @classmethod
+    def obstacle(cls) -> str | None:
+        return import_obstacle("openvino", "openvino")
+
+    def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
+        openvino: Any = load("openvino")
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS.get(record.precision, "f32"),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        assert record.path is not None
+        path = bundle.path(record.path)
+        try:
+            self._model: Any = openvino.Core().compile_model(str(path), "CPU", settings)
+            self._request: Any = self._model.create_infer_request()
+        except Exception as error:
+            message = f"openvino can't load {path}: {first_line(error)}"
+            raise EngineError("engine/load", message) from error
+        self._input = bundle.manifest.input.name
+        self._outputs = [output.name for output in bundle.manifest.outputs]
+        self._one_at_a_time = threading.Lock()  # a request holds one set of buffers
+
+    def run(self, batch: Array) -> dict[str, Array]:
+        with self._one_at_a_time:
+            try:
+                self._request.infer({self._input: batch}, share_inputs=True)
+                # Copies, since the request's own buffers are overwritten by the next run.
+                return {
+                    name: np.array(self._request.get_tensor(name).data) for name in self._outputs
+                }
+            except Exception as error:
+                raise EngineError("engine/run", f"openvino failed: {first_line(error)}") from error
+
+    def close(self) -> None:
+        self._request = self._model = None

@@ -1,0 +1,62 @@
+"""What can go wrong when a bundle is used, as exceptions that say what to do about it.
+
+    RuntimeFaultError
+    ├── BundleError                 the folder is altered, truncated, or of another version
+    │   └── BundleMissingError      there is no bundle at that path
+    ├── EngineError                 an engine refused the model, or failed while running
+    │   └── EngineUnavailableError  an engine that can't serve here: no library, driver, GPU or plan
+    ├── BatchError                  the array handed to `run` is not what the network takes
+    └── PhotoError                  a file that can't be read as a photo
+        └── PhotoMissingError       there is no file at that path
+
+`code` is stable and meant for programs; the text is for people and may improve.
+"""
+
+from __future__ import annotations
+
+
+class RuntimeFaultError(Exception):
+    """A fault that the caller can mend. `notes` are the single findings, `help` what to do."""
+
+    def __init__(
+        self, code: str, message: str, *, notes: tuple[str, ...] = (), help: str | None = None
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.notes = notes
+        self.help = help
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  - {note}" for note in self.notes)]
+        if self.help is not None:
+            lines.append(f"  help: {self.help}")
+        return "\n".join(lines)
+
+
+class BundleError(RuntimeFaultError):
+    """The folder is not a bundle as it was written."""
+
+
+class BundleMissingError(BundleError):
+    """There is no bundle at that path."""
+
+
+class EngineError(RuntimeFaultError):
+    """An engine refused the model, or failed while running."""
+
+
+class EngineUnavailableError(EngineError):
+    """The engine that was asked for can't serve here."""
+
+
+class BatchError(RuntimeFaultError):
+    """The array is not a batch that the network takes."""
+
+
+class PhotoError(RuntimeFaultError):
+    """The file can't be read as a photo."""
+
+
+class PhotoMissingError(PhotoError):
+    """There is no file at that path."""

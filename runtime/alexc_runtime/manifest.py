@@ -1,0 +1,516 @@
+"""`manifest.json`: what a bundle says of itself. This room owns its format, both ways.
+
+The file is JSON. It starts with the three keys by which any version can be told apart,
+
+    "format": "alexc-bundle"          what it is
+    "version": 1                      version of the format: a reader knows one
+    "digest": "sha256:…"              SHA-256 of this file with these 64 digits as zeros
+
+and the last one binds all the rest: a changed byte in the manifest is noticed as surely as one in
+the files that it lists. Keys that a reader does not know are skipped; one that would change the
+meaning of the others takes a new version.
+
+This module checks what the manifest says; whether the files agree is asked by `open_bundle`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from alexc_runtime.digests import FileRecord, differences, is_safe
+from alexc_runtime.errors import BundleError, BundleMissingError
+
+FORMAT = "alexc-bundle"
+VERSION = 1
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+REPORT = "verify.json"
+ENGINES = "engines"
+
+# A manifest with the labels of ImageNet takes 60 kB.
+MAX_BYTES = 16_000_000
+
+_DIGEST = "sha256:"
+_ZEROS = _DIGEST + "0" * 64
+_REBUILD = "build it again with `alexc build`"
+
+Channels = Literal["rgb", "bgr", "grey"]
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """The batch sizes that a plan was built for: it takes min to max and is fastest at opt."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(
+                f"a batch range goes 1 ≤ min ≤ opt ≤ max, not {self.min}, {self.opt}, {self.max}"
+            )
+
+
+@dataclass(frozen=True)
+class Input:
+    """The network's input: float32, `(batch, *shape)`."""
+
+    name: str
+    shape: tuple[int, ...]
+    batch: BatchRange
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output: float32, `(batch, *shape)`. `probabilities` if it comes from a softmax."""
+
+    name: str
+    shape: tuple[int, ...]
+    probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a photo becomes the network's input: x = (pixel · scale − mean) / std.
+
+    `resize` is the length in pixels that the shorter side is brought to (None: as it is), `crop`
+    the height and width of the centre that is kept. Pixels are 0 to 255. `mean` and `std` stand in
+    the order of `channels`; `mean` is in units of scaled pixels.
+    """
+
+    resize: int | None
+    crop: tuple[int, int]
+    channels: Channels
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.channels not in ("rgb", "bgr", "grey"):
+            raise ValueError(f"channels is rgb, bgr or grey, not {self.channels!r}")
+        count = self.channel_count
+        if len(self.mean) != count or len(self.std) != count:
+            raise ValueError(
+                f"{self.channels} takes {count} of mean and std each, "
+                f"not {len(self.mean)} and {len(self.std)}"
+            )
+        if min(self.crop) < 1 or (self.resize is not None and self.resize < max(self.crop)):
+            raise ValueError(
+                f"a crop of {self.crop[0]}×{self.crop[1]} does not fit into photos "
+                f"whose shorter side is {self.resize}"
+            )
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))) or 0.0 in self.std:
+            raise ValueError("scale, mean and std are finite numbers, and std is never zero")
+
+    @property
+    def channel_count(self) -> int:
+        return 1 if self.channels == "grey" else 3
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One way to run the bundle: `path` is the plan or model that it loads, None if none was made.
+
+    `status` says in words what the build knows of it: `verified`, `built, not run: no GPU`.
+    """
+
+    engine: str
+    precision: str
+    status: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class BackendRecord:
+    """What became of one backend in the verification; `passed` is None if it did not run."""
+
+    backend: str
+    status: str
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The certificate: what was compared with what, and the digests of the files it speaks of.
+
+    `passed` is None when nothing was verified. `digests` maps paths in the bundle to SHA-256; the
+    writer refuses a certificate for other bytes than those in the bundle.
+    """
+
+    passed: bool | None
+    reference: str
+    backends: tuple[BackendRecord, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a bundle says of itself.
+
+    `inputs_digest` covers all that went into the build; a second build with the same one would
+    make the same bundle. `spec` is the resolved spec as JSON, from which the graph can be built
+    again. `versions` are those of the tools that made it.
+    """
+
+    alexc: str
+    name: str
+    inputs_digest: str
+    spec_digest: str
+    graph_digest: str
+    input: Input
+    outputs: tuple[Output, ...]
+    preprocess: Preprocess | None
+    labels: tuple[str, ...] | None
+    spec: Mapping[str, Any]
+    engines: tuple[EngineRecord, ...]
+    versions: Mapping[str, str]
+    verification: Verification
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            raise ValueError("a bundle has one or more outputs")
+        if self.preprocess is not None:
+            made = (self.preprocess.channel_count, *self.preprocess.crop)
+            if made != self.input.shape:
+                raise ValueError(
+                    f"preprocess makes {format_shape(made)} of a photo "
+                    f"and the input takes {format_shape(self.input.shape)}"
+                )
+        for path in (*self.files, *(record.path for record in self.engines)):
+            if path is not None and not is_safe(path):
+                raise ValueError(f"{path!r} does not name a file inside the bundle")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder, and the manifest that its files were found to agree with."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """The place of a file that the manifest lists, and so was checked."""
+        if name not in self.manifest.files:
+            raise BundleError(
+                "bundle/unlisted", f"the manifest of {self.folder} lists no {name}", help=_REBUILD
+            )
+        return self.folder / name
+
+
+def format_shape(shape: tuple[int, ...]) -> str:
+    """`(3, 227, 227)` as people write it: 3×227×227."""
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """The bundle in the folder `path`, with every listed file found present and unaltered.
+
+    Reads every byte of the bundle once; `alexc_runtime.digests` says what that costs. Raises
+    BundleMissingError if there is none, and BundleError with one note per file that differs.
+    """
+    folder = Path(path)
+    manifest = read(folder)
+    if found := differences(folder, manifest.files):
+        count = f"{len(found)} of {len(manifest.files)} files" if len(found) > 1 else "a file"
+        raise BundleError(
+            "bundle/altered",
+            f"the bundle {folder} is damaged: {count} differ{'s' * (len(found) == 1)} "
+            "from what the build wrote",
+            notes=tuple(found),
+            help=f"{_REBUILD}, or copy it again from where it came",
+        )
+    return Bundle(folder, manifest)
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def render(manifest: Manifest) -> bytes:
+    """The content of `manifest.json`. Equal manifests give equal bytes.
+
+    Raises ValueError if something in it has no form in JSON.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "digest": _ZEROS,
+        "alexc": manifest.alexc,
+        "name": manifest.name,
+        "inputs_digest": manifest.inputs_digest,
+        "spec_digest": manifest.spec_digest,
+        "graph_digest": manifest.graph_digest,
+        "files": {path: asdict(manifest.files[path]) for path in sorted(manifest.files)},
+        "input": {
+            "name": manifest.input.name,
+            "shape": manifest.input.shape,
+            "dtype": "float32",
+            "batch": asdict(manifest.input.batch),
+        },
+        "outputs": [asdict(output) for output in manifest.outputs],
+        "preprocess": asdict(manifest.preprocess) if manifest.preprocess else None,
+        "labels": manifest.labels,
+        "engines": [asdict(record) for record in manifest.engines],
+        "verification": {
+            "passed": manifest.verification.passed,
+            "reference": manifest.verification.reference,
+            "backends": [asdict(record) for record in manifest.verification.backends],
+            "digests": dict(manifest.verification.digests),
+        },
+        "versions": dict(manifest.versions),
+        "spec": manifest.spec,
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    data = text.encode()
+    # `digest` stands before everything that a user writes, so the first zeros are its own.
+    return data.replace(_ZEROS.encode(), _digest(data).encode(), 1)
+
+
+def _digest(data: bytes) -> str:
+    return _DIGEST + hashlib.sha256(data).hexdigest()
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of the bundle in `folder`. The other files are not looked at.
+
+    Raises BundleMissingError if there is none, and BundleError if it can't be relied on.
+    """
+    return parse(_read_bytes(folder), str(folder / MANIFEST))
+
+
+def _read_bytes(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise BundleMissingError(
+                "bundle/missing", f"{folder} is a file, and a bundle is a folder"
+            )
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError("bundle/manifest", f"{path} is not an ordinary file", help=_REBUILD)
+        if status.st_size > MAX_BYTES:
+            raise BundleError(
+                "bundle/manifest", f"{path} has {status.st_size:,} bytes, too many for a manifest"
+            )
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"{folder} holds no {MANIFEST}" if folder.is_dir() else f"there is no {folder}"
+        raise BundleMissingError(
+            "bundle/missing", what, help="make a bundle with `alexc build SPEC --out DIR`"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BundleError("bundle/unreadable", f"{path} can't be read: {reason}") from None
+
+
+def parse(data: bytes, shown_as: str) -> Manifest:
+    """The manifest in the bytes of its file. Raises BundleError if it can't be relied on."""
+
+    def refuse(message: str, *, code: str = "bundle/manifest", help: str = _REBUILD) -> BundleError:
+        return BundleError(code, f"{shown_as} {message}", help=help)
+
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+        what = "is empty" if not data else f"is not JSON, or was cut short: {reason}"
+        raise refuse(what) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise refuse("is not the manifest of a bundle")
+    if content.get("version") != VERSION:
+        raise refuse(
+            f"has version {content.get('version')!r} of the format; "
+            f"this alexc_runtime reads version {VERSION}",
+            code="bundle/version",
+            help="build it again with the alexc that is installed here, "
+            "or install the one that built it",
+        )
+    stated = content.get("digest")
+    if not isinstance(stated, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", stated):
+        raise refuse("has no digest", code="bundle/altered")
+    if _digest(data.replace(stated.encode(), _ZEROS.encode(), 1)) != stated:
+        raise refuse("was altered after the build", code="bundle/altered")
+    try:
+        return _manifest(_Fields(content, ""))
+    except ValueError as error:
+        raise refuse(f"is not as a build writes it: {error}") from None
+
+
+_T = TypeVar("_T")
+_Number = (int, float)
+
+
+class _Fields:
+    """A JSON object being read; `where` is its place in the manifest, for messages.
+
+    Every method raises ValueError if the key is missing or its value is of another kind.
+    """
+
+    def __init__(self, content: Any, where: str) -> None:
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} is not an object")
+        self.content = cast(dict[str, Any], content)
+        self.where = where
+
+    def place(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
+
+    def _take(self, key: str, *kinds: type) -> Any:
+        if key not in self.content:
+            raise ValueError(f"{self.place(key)} is missing")
+        value = self.content[key]
+        # In Python a truth value is an integer too; in a manifest it is not.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{self.place(key)} is {json.dumps(value)[:40]}")
+        return value
+
+    def text(self, key: str) -> str:
+        return cast(str, self._take(key, str))
+
+    def optional_text(self, key: str) -> str | None:
+        return cast("str | None", self._take(key, str, type(None)))
+
+    def integer(self, key: str) -> int:
+        return cast(int, self._take(key, int))
+
+    def optional_integer(self, key: str) -> int | None:
+        return cast("int | None", self._take(key, int, type(None)))
+
+    def number(self, key: str) -> float:
+        return float(self._take(key, *_Number))
+
+    def truth(self, key: str) -> bool:
+        return cast(bool, self._take(key, bool))
+
+    def optional_truth(self, key: str) -> bool | None:
+        return cast("bool | None", self._take(key, bool, type(None)))
+
+    def object(self, key: str) -> _Fields:
+        return _Fields(self._take(key, dict), self.place(key))
+
+    def optional(self, key: str, read: Callable[[_Fields], _T]) -> _T | None:
+        return None if self._take(key, dict, type(None)) is None else read(self.object(key))
+
+    def listing(self, key: str, read: Callable[[_Fields], _T]) -> tuple[_T, ...]:
+        items = self._take(key, list)
+        return tuple(read(_Fields(item, f"{self.place(key)}[{i}]")) for i, item in enumerate(items))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return self._all(key, str)
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        return self._all(key, int)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        return tuple(map(float, self._all(key, *_Number)))
+
+    def text_map(self, key: str) -> dict[str, str]:
+        fields = self.object(key)
+        return {name: fields.text(name) for name in fields.content}
+
+    def _all(self, key: str, *kinds: type) -> tuple[Any, ...]:
+        items = self._take(key, list)
+        for i, item in enumerate(items):
+            if not isinstance(item, kinds) or isinstance(item, bool):
+                raise ValueError(f"{self.place(key)}[{i}] is {json.dumps(item)[:40]}")
+        return tuple(items)
+
+
+def _manifest(fields: _Fields) -> Manifest:
+    files = fields.object("files")
+    labels = fields.content.get("labels", ...)
+    return Manifest(
+        alexc=fields.text("alexc"),
+        name=fields.text("name"),
+        inputs_digest=fields.text("inputs_digest"),
+        spec_digest=fields.text("spec_digest"),
+        graph_digest=fields.text("graph_digest"),
+        files={path: _file(files.object(path)) for path in files.content},
+        input=_input(fields.object("input")),
+        outputs=fields.listing("outputs", _output),
+        preprocess=fields.optional("preprocess", _preprocess),
+        labels=None if labels is None else fields.texts("labels"),
+        engines=fields.listing("engines", _engine),
+        verification=_verification(fields.object("verification")),
+        versions=fields.text_map("versions"),
+        spec=fields.object("spec").content,
+    )
+
+
+def _file(fields: _Fields) -> FileRecord:
+    return FileRecord(fields.integer("bytes"), fields.text("sha256"))
+
+
+def _input(fields: _Fields) -> Input:
+    if fields.text("dtype") != "float32":
+        raise ValueError(f"{fields.place('dtype')} is {fields.text('dtype')}, not float32")
+    batch = fields.object("batch")
+    return Input(
+        fields.text("name"),
+        _shape(fields),
+        BatchRange(batch.integer("min"), batch.integer("opt"), batch.integer("max")),
+    )
+
+
+def _output(fields: _Fields) -> Output:
+    return Output(fields.text("name"), _shape(fields), fields.truth("probabilities"))
+
+
+def _shape(fields: _Fields) -> tuple[int, ...]:
+    shape = fields.integers("shape")
+    if not shape or min(shape) < 1:
+        raise ValueError(f"{fields.place('shape')} is {list(shape)}")
+    return shape
+
+
+def _preprocess(fields: _Fields) -> Preprocess:
+    crop = fields.integers("crop")
+    if len(crop) != 2:
+        raise ValueError(f"{fields.place('crop')} is {list(crop)}, not height and width")
+    return Preprocess(
+        resize=fields.optional_integer("resize"),
+        crop=(crop[0], crop[1]),
+        channels=cast(Channels, fields.text("channels")),
+        scale=fields.number("scale"),
+        mean=fields.numbers("mean"),
+        std=fields.numbers("std"),
+    )
+
+
+def _engine(fields: _Fields) -> EngineRecord:
+    return EngineRecord(
+        fields.text("engine"),
+        fields.text("precision"),
+        fields.text("status"),
+        fields.optional_text("path"),
+    )
+
+
+def _backend(fields: _Fields) -> BackendRecord:
+    return BackendRecord(
+        fields.text("backend"), fields.text("status"), fields.optional_truth("passed")
+    )
+
+
+def _verification(fields: _Fields) -> Verification:
+    return Verification(
+        passed=fields.optional_truth("passed"),
+        reference=fields.text("reference"),
+        backends=fields.listing("backends", _backend),
+        digests=fields.text_map("digests"),
+    )

@@ -1,0 +1,248 @@
+"""Opening a bundle, choosing the engine that runs it, and guarding what goes in.
+
+The choice: the first of `ENGINES` that can run on this machine and finds its plan in the bundle.
+An engine that is asked for by name serves or is an error; nothing takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexc_runtime.engines.base import Engine
+from alexc_runtime.engines.onnxruntime import OnnxRuntime
+from alexc_runtime.engines.openvino import OpenVino
+from alexc_runtime.engines.tensorrt import TensorRT, TensorRTForRTX
+from alexc_runtime.errors import BatchError, EngineError, EngineUnavailableError
+from alexc_runtime.manifest import MODEL, Bundle, EngineRecord, Manifest, open_bundle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from alexc_runtime.engines.base import Array
+
+# In the order in which they are tried. ONNX Runtime comes before OpenVINO because every build
+# verifies it; OpenVINO serves where it is asked for, or alone.
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (TensorRT, TensorRTForRTX, OnnxRuntime, OpenVino)
+}
+
+
+class Session:
+    """A bundle on an engine. Close it, or use it in a `with`. Threads may share it."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, record: EngineRecord, why: str) -> None:
+        self._bundle = bundle
+        self._engine: Engine | None = engine
+        self._record = record
+        self._batch_limits = engine.batch_limits
+        self._why = why
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs: `tensorrt`, `tensorrt_rtx`, `onnxruntime` or `openvino`."""
+        return self._record.engine
+
+    @property
+    def precision(self) -> str:
+        """The precision that it runs in, as the build named it."""
+        return self._record.precision
+
+    @property
+    def status(self) -> str:
+        """What the build knew of this engine: `verified`, or `built, not run: no GPU`."""
+        return self._record.status
+
+    @property
+    def why(self) -> str:
+        """Why this engine was chosen, and why the ones before it were passed over."""
+        return self._why
+
+    @property
+    def batch_limits(self) -> tuple[int, int | None]:
+        """The smallest and the largest batch that `run` takes; None if there is no largest."""
+        return self._batch_limits
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The outputs by name, each float32 `(images, *shape)`.
+
+        `batch` is float32 `(images, channels, height, width)`, preprocessed. Raises BatchError if
+        it is anything else, and EngineError if the engine fails.
+        """
+        if self._engine is None:
+            raise EngineError("engine/closed", "the session is closed")
+        outputs = self._engine.run(self._checked(batch))
+        for output in self.manifest.outputs:
+            shape = (len(batch), *output.shape)
+            if outputs[output.name].shape != shape or outputs[output.name].dtype != np.float32:
+                raise EngineError(
+                    "engine/output",
+                    f"{self.engine} gives {output.name} as {outputs[output.name].dtype} "
+                    f"{outputs[output.name].shape}, and the manifest says float32 {shape}",
+                )
+        return outputs
+
+    def close(self) -> None:
+        """Let go of memory and devices. Closing twice does nothing."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name = self.manifest.name
+        return f"<alexc_runtime.Session {name} on {self.engine} in {self.precision}>"
+
+    def _checked(self, batch: NDArray[np.float32]) -> Array:
+        shape = self.manifest.input.shape
+        wanted = f"float32 (batch, {', '.join(map(str, shape))})"
+        if not isinstance(batch, np.ndarray):
+            raise BatchError(
+                "batch/type", f"the batch is a {type(batch).__name__}, not a numpy array {wanted}"
+            )
+        if batch.dtype != np.float32:
+            raise BatchError(
+                "batch/dtype",
+                f"the batch holds {batch.dtype}, and {self.manifest.name} takes {wanted}",
+                help="batch.astype(np.float32), after the preprocessing",
+            )
+        if batch.shape[1:] != shape:
+            raise BatchError(
+                "batch/shape",
+                f"the batch is {batch.shape}, and {self.manifest.name} takes {wanted}",
+                help=_reshaped(batch.shape, shape),
+            )
+        smallest, largest = self._batch_limits
+        if len(batch) < smallest or (largest is not None and len(batch) > largest):
+            limits = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
+            rebuild = "run it in parts, or build with another --batch MIN,OPT,MAX"
+            raise BatchError(
+                "batch/size",
+                f"a batch of {len(batch)} images; {self.engine} takes {limits}",
+                help=None if largest is None else rebuild,
+            )
+        return np.ascontiguousarray(batch)
+
+
+def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
+    """How to mend the usual mistakes: one image without its batch axis, channels last."""
+    if found == shape:
+        return "batch[np.newaxis] makes a batch of one image"
+    if len(shape) == 3 and found[1:] == (shape[1], shape[2], shape[0]):
+        return "batch.transpose(0, 3, 1, 2) puts the channels first"
+    return None
+
+
+def open(
+    path: str | os.PathLike[str],
+    engine: str | None = None,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> Session:
+    """Open the bundle in the folder `path`, every byte of it checked, and load it on an engine.
+
+    Without `engine`, the best one at hand is chosen, and `Session.why` says why. `precision` picks
+    one where an engine has several (`fp32`, `fp16`). `threads` bounds the CPU threads of an engine
+    on the CPU; None leaves it to the engine, which takes all cores.
+
+    Raises BundleMissingError or BundleError if it is no whole bundle, EngineUnavailableError if
+    the engine asked for can't serve here (or none can), EngineError if it fails to load.
+    """
+    if threads is not None and threads < 1:
+        raise EngineError("engine/threads", f"threads is 1 or more, not {threads}")
+    if engine is not None and engine not in ENGINES:
+        raise EngineUnavailableError(
+            "engine/unknown",
+            f"there is no engine {engine!r}",
+            help=f"the engines are {', '.join(ENGINES)}",
+        )
+    bundle = open_bundle(path)
+    if engine is not None:
+        return _open_on(bundle, engine, precision, threads)
+    return _open_on_best(bundle, precision, threads)
+
+
+def _open_on(bundle: Bundle, name: str, precision: str | None, threads: int | None) -> Session:
+    record = _record(bundle.manifest, name, precision)
+    obstacle = record if isinstance(record, str) else ENGINES[name].obstacle()
+    if isinstance(record, str) or obstacle is not None:
+        raise EngineUnavailableError(
+            "engine/unavailable", f"{name} can't run {bundle.folder}: {obstacle}"
+        )
+    loaded = ENGINES[name](bundle, record, threads)
+    return Session(bundle, loaded, record, f"{name}: asked for")
+
+
+def _open_on_best(bundle: Bundle, precision: str | None, threads: int | None) -> Session:
+    passed_over: dict[str, str] = {}
+    for name, kind in ENGINES.items():
+        record = _record(bundle.manifest, name, precision)
+        if isinstance(record, str):
+            passed_over[name] = record
+        elif (obstacle := kind.obstacle()) is not None:
+            passed_over[name] = obstacle
+        else:
+            try:
+                loaded = kind(bundle, record, threads)
+            except EngineError as error:
+                # The engine is here and should have run: a machine that serves slower than it
+                # could must say so without being asked.
+                import logging
+
+                logging.getLogger("alexc_runtime").warning("%s", error)
+                passed_over[name] = error.message
+            else:
+                return Session(bundle, loaded, record, _reason(record, passed_over))
+    raise EngineUnavailableError(
+        "engine/none",
+        f"no engine can run {bundle.folder} on this machine",
+        notes=tuple(f"{name}: {reason}" for name, reason in passed_over.items()),
+        help="install onnxruntime, which runs every bundle on the CPU",
+    )
+
+
+def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecord | str:
+    """What the engine would load, or why there is nothing to load.
+
+    ONNX Runtime and OpenVINO load `model.onnx`, also when the build did not have them at hand.
+    """
+    records = [record for record in manifest.engines if record.engine == name]
+    usable = [record for record in records if record.path is not None]
+    if not ENGINES[name].needs_plan and not usable:
+        of_model = [record for record in manifest.engines if record.path == MODEL]
+        written_in = of_model[0].precision if of_model else "fp32"
+        usable = [EngineRecord(name, written_in, "not verified by the build", MODEL)]
+    matching = [record for record in usable if precision in (None, record.precision)]
+    if matching:
+        return matching[0]
+    if usable:
+        held = ", ".join(record.precision for record in usable)
+        return f"the bundle holds it in {held}, not in {precision}"
+    status = f" ({records[0].status})" if records else ""
+    return f"the bundle holds no plan for it{status}"
+
+
+def _reason(record: EngineRecord, passed_over: Mapping[str, str]) -> str:
+    chosen = f"{record.engine}: the best engine at hand; {record.status}"
+    before = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+    return f"{chosen}. Passed over: {before}" if before else chosen
