@@ -1,0 +1,124 @@
+"""Inputs that provoke faults: images with structure for the whole net, and tensors for one layer.
+
+Everything is drawn in numpy from a seed. No image file comes with the package, so the structured
+images are synthetic: what real photographs have is a 1/f spectrum, edges and smooth gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.graph.graph import Node
+from alexc.ops.base import Shape
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pointwise import Sigmoid, Softmax, Tanh
+
+Images = NDArray[np.float32]
+
+# What a batch is filled with, in this order, over and over.
+KINDS = (
+    "structured",
+    "gaussian",
+    "zeros",
+    "constant",
+    "one-hot",
+    "large",
+    "small",
+    "denormal",
+)
+
+
+def batch(shape: Shape, images: int, seed: int, kinds: Sequence[str] = KINDS) -> Images:
+    """So many images `(images, *shape)`, one of each kind in turn."""
+    generator = np.random.default_rng(seed)
+    return np.stack(
+        [image(kinds[i % len(kinds)], shape, generator) for i in range(images)]
+    )
+
+
+def image(kind: str, shape: Shape, generator: np.random.Generator) -> Images:
+    """One image of a kind, in the range of normalised photographs unless the kind says otherwise."""
+    if kind == "structured":
+        return structured(shape, generator)
+    if kind == "zeros":
+        return np.zeros(shape, np.float32)
+    if kind == "constant":
+        return np.broadcast_to(
+            generator.standard_normal((shape[0], *[1] * (len(shape) - 1))), shape
+        ).astype(np.float32)
+    if kind == "one-hot":
+        pixels = np.zeros(shape, np.float32)
+        pixels[tuple(size // 2 for size in shape)] = 1.0
+        return pixels
+    gaussian = generator.standard_normal(shape, dtype=np.float32)
+    scale = {"gaussian": 1.0, "large": 2.0**10, "small": 2.0**-20, "denormal": 2.0**-130}[kind]
+    return gaussian * np.float32(scale)
+
+
+def structured(shape: Shape, generator: np.random.Generator) -> Images:
+    """What a photograph is made of: a 1/f spectrum alike in all channels, an edge and a gradient."""
+    channels, (height, width) = shape[0], (shape[1:] if len(shape) == 3 else (1, 1))
+    down = np.fft.fftfreq(height)[:, np.newaxis]
+    across = np.fft.rfftfreq(width)[np.newaxis, :]
+    frequency = np.maximum(np.hypot(down, across), 1 / max(height, width))
+    noise = generator.standard_normal((channels + 1, height, width))
+    cloud = np.fft.irfft2(np.fft.rfft2(noise) / frequency, s=(height, width))
+    # Photographs are mostly grey: the channels share the first cloud.
+    picture = cloud[0] + 0.3 * cloud[1:]
+    picture /= max(float(picture.std()), 1e-12)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j] if height * width > 1 else (0.0, 0.0)
+    angle = generator.uniform(0, 2 * math.pi)
+    along = np.cos(angle) * x + np.sin(angle) * y
+    picture += 0.5 * along + np.where(along > generator.uniform(-0.3, 0.3), 0.7, -0.7)
+    return picture.reshape(shape).astype(np.float32)
+
+
+def provoking_inputs(node: Node, images: int, generator: np.random.Generator) -> list[Images]:
+    """Dense random tensors for one layer, of a magnitude at which all of its fields matter.
+
+    Behind a ReLU half of the numbers are zero, and behind small weights the squares of an LRN
+    vanish beside k: faults hide there that these inputs show.
+    """
+    op = node.op
+    scale = 1.0
+    if isinstance(op, Lrn) and op.alpha_per_element > 0:
+        # A·Σa² as large as k, within what squares can be represented.
+        wanted = math.sqrt(op.k / (op.alpha_per_element * op.window_elements))
+        scale = min(max(wanted, 2.0**-30), 2.0**30)
+    elif isinstance(op, Tanh | Sigmoid | Softmax):
+        scale = 2.0
+    return [
+        generator.standard_normal((images, *shape), dtype=np.float32) * np.float32(scale)
+        for shape in node.input_shapes
+    ]
+
+
+def provoking_weights(
+    node: Node, weights: dict[str, NDArray[np.float32]], generator: np.random.Generator
+) -> dict[str, NDArray[np.float32]]:
+    """The layer's weights, by local name, with those replaced in which a fault could hide.
+
+    A bias of zeros may be dropped unnoticed, and so may the eps beside a large variance; weights
+    that are all the same can be transposed.
+    """
+    result = dict(weights)
+    op = node.op
+    if isinstance(op, BatchNorm):
+        channels = node.shape[0]
+        result["running_mean"] = generator.standard_normal(channels, dtype=np.float32)
+        spread = generator.uniform(0.5, 2.0, channels) * max(op.eps, 2.0**-60)
+        result["running_var"] = spread.astype(np.float32)
+    for name, array in result.items():
+        if name == "bias":
+            result[name] = generator.standard_normal(array.shape, dtype=np.float32)
+        elif name == "weight" and array.size > 1 and array.min() == array.max():
+            fan_in = math.prod(array.shape[1:]) if isinstance(op, Conv | Linear) else 1
+            drawn = generator.standard_normal(array.shape, dtype=np.float32)
+            result[name] = drawn / np.float32(math.sqrt(fan_in))
+    return result

@@ -1,0 +1,36 @@
+"""The number formats that a backend computes in, as far as its rounding errors depend on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How one layer rounds. A unit roundoff is the largest relative error of rounding to nearest.
+
+    `operand` is that of the factors of a product, where they are rounded beyond what the tensors
+    hold already; `sum` that of the accumulator; `result` that of the tensor written in the end.
+    Numbers below `tiny`, the smallest normal one, may be flushed to zero, and those above
+    `largest` overflow. For a format of p significant bits the unit roundoff is 2^-p.
+    """
+
+    name: str
+    operand: float
+    sum: float
+    result: float
+    tiny: float
+    largest: float
+
+
+_TINY_32 = 2.0**-126
+_LARGEST_32 = (2 - 2.0**-23) * 2.0**127
+
+FP32 = Precision("fp32", 0.0, 2.0**-24, 2.0**-24, _TINY_32, _LARGEST_32)
+# Tensor cores read 11 significant bits of each factor; sums and tensors stay in fp32.
+TF32 = Precision("tf32", 2.0**-11, 2.0**-24, 2.0**-24, _TINY_32, _LARGEST_32)
+# Half precision accumulates in fp32 on every backend that alexc builds for.
+FP16 = Precision("fp16", 2.0**-11, 2.0**-24, 2.0**-11, 2.0**-14, 65504.0)
+BF16 = Precision("bf16", 2.0**-8, 2.0**-24, 2.0**-8, _TINY_32, (2 - 2.0**-7) * 2.0**127)
+
+PRECISIONS = {precision.name: precision for precision in (FP32, TF32, FP16, BF16)}

@@ -1,0 +1,141 @@
+"""The float64 reference of a graph: every named tensor, and how far rounding may move it.
+
+The ops' own references, in numpy alone, give the values. What a backend reads is float32, so that
+is what the reference reads too: weights and inputs are float32 numbers cast up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.graph.graph import INPUT, Graph, Node
+from alexc.ops.base import Array
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.verify import tolerance
+from alexc.verify.precision import FP32, Precision
+from alexc.verify.rounding import Call, Rounding, Weights, rounding
+
+# A linear layer is evaluated in slices of its units with about this many weights each, so that its
+# weights never lie in memory whole in float64.
+_SLICE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What every named tensor of a net must be for one batch.
+
+    By name: `values` in float64, `(batch, *shape)`; `tolerances` and `peaks` for each image, the
+    latter the largest magnitude that the computation of the tensor passes through.
+    """
+
+    values: Mapping[str, Array]
+    tolerances: Mapping[str, Array]
+    peaks: Mapping[str, Array]
+
+
+def evaluate(graph: Graph, weights: Weights, inputs: NDArray[np.float32]) -> dict[str, Array]:
+    """Every named tensor of the graph in float64, the input's included."""
+    values: dict[str, Array] = {INPUT: inputs.astype(np.float64)}
+    for node in graph.nodes:
+        given = [values[source] for source in node.inputs]
+        values[node.name], _ = apply(node, given, local_weights(node, weights))
+    return values
+
+
+def expect(
+    graph: Graph,
+    weights: Weights,
+    inputs: NDArray[np.float32],
+    precisions: Mapping[str, Precision] | None = None,
+    seed: int = 0,
+) -> Expectation:
+    """Every named tensor with its tolerance; `precisions` by layer, fp32 where it says nothing.
+
+    The batch is evaluated once as it is and, in the same pass, some times more with errors drawn
+    from the rounding model added to each layer's result.
+    """
+    images = len(inputs)
+    draws = tolerance.draws_for(graph.macs, images)
+    generator = np.random.default_rng(seed)
+    rows: dict[str, Array] = {INPUT: np.repeat(inputs.astype(np.float64)[np.newaxis], draws + 1, 0)}
+    values, tolerances, peaks = {INPUT: rows[INPUT][0]}, {}, {}
+    last_reader = {source: node.name for node in graph.nodes for source in node.inputs}
+    for node in graph.nodes:
+        given = [rows[source].reshape(-1, *rows[source].shape[2:]) for source in node.inputs]
+        precision = (precisions or {}).get(node.name, FP32)
+        result, local = _evaluate(node, given, images, local_weights(node, weights), precision)
+        result = result.reshape(draws + 1, images, *node.shape)
+        # Underflow is no random walk, but too small to matter where anything else does.
+        if local.sigma.any():
+            result[1:] += tolerance.draw(generator, local.sigma, draws)
+        departures = np.abs(result[1:] - result[0]).reshape(draws, images, -1)
+        elements = math.prod(node.shape)
+        multiple = tolerance.factor(elements, tolerance.independent(draws))
+        tolerances[node.name] = multiple * departures.max(axis=(0, 2)) + local.floor
+        values[node.name], peaks[node.name] = result[0].copy(), local.peak
+        rows[node.name] = result
+        for source in set(node.inputs):
+            if last_reader[source] == node.name:
+                del rows[source]
+    return Expectation(values, tolerances, peaks)
+
+
+def layer_alone(
+    node: Node, inputs: Sequence[NDArray[np.float32]], weights: Weights, precision: Precision
+) -> tuple[Array, Array, Array]:
+    """The value of one layer for these inputs, the tolerance of each element, and the peaks.
+
+    `weights` are the layer's own, by their local names.
+    """
+    given = [array.astype(np.float64) for array in inputs]
+    value, local = _evaluate(node, given, len(given[0]), weights, precision)
+    return value, tolerance.quantile(value.size) * local.sigma + local.floor, local.peak
+
+
+def apply(
+    node: Node, inputs: Sequence[Array], weights: Weights, images: int = 0
+) -> tuple[Array, Array | None]:
+    """The layer's value, and for conv and linear Σ (weight · input)² for the first `images`."""
+    op = node.op
+    if isinstance(op, Linear):
+        value = np.empty((len(inputs[0]), op.out_features))
+        squares = np.empty((images, op.out_features))
+        step = max(1, _SLICE // inputs[0].shape[1])
+        squared = inputs[0][:images] ** 2
+        for first in range(0, op.out_features, step):
+            part = slice(first, first + step)
+            own = {name: array[part].astype(np.float64) for name, array in weights.items()}
+            slice_op = Linear(out_features=len(own["weight"]), bias=op.bias)
+            value[:, part] = slice_op.reference(inputs, own)
+            if images:
+                np.square(own["weight"], out=own["weight"])
+                squares[:, part] = squared @ own["weight"].T
+        return value, squares
+    own = {name: array.astype(np.float64) for name, array in weights.items()}
+    value = op.reference(inputs, own)
+    if isinstance(op, Conv) and images:
+        zero = {name: np.zeros_like(array) for name, array in own.items() if name == "bias"}
+        squared_weights = {"weight": own["weight"] ** 2, **zero}
+        return value, op.reference([inputs[0][:images] ** 2], squared_weights)
+    return value, None
+
+
+def local_weights(node: Node, weights: Weights) -> Weights:
+    """A layer's own weights by their local names."""
+    return {local: weights[whole] for local, whole in node.parameter_names().items()}
+
+
+def _evaluate(
+    node: Node, inputs: Sequence[Array], images: int, weights: Weights, precision: Precision
+) -> tuple[Array, Rounding]:
+    """The value for all rows, and the rounding errors for the first `images` of them."""
+    value, squares = apply(node, inputs, weights, images)
+    first = [array[:images] for array in inputs]
+    call = Call(node, first, value[:images], weights, precision, squares)
+    return value, rounding(call)

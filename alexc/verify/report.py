@@ -1,0 +1,104 @@
+"""The result of a verification: rows of a table, and its renderings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Check = Literal["parameters", "alone", "provoked", "end_to_end", "shipped"]
+
+CHECKS: dict[Check, str] = {
+    "parameters": "the weights as the backend has them, bit for bit",
+    "alone": "one layer, given the reference's inputs",
+    "provoked": "one layer, given random inputs, biases and statistics",
+    "end_to_end": "every named tensor of the whole net",
+    "shipped": "the outputs of the unchanged artifact",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tensor of one backend in one check.
+
+    `max_abs` and `rel_l2` are null where there is nothing to compare, and then `message` says why.
+    `passed` is true exactly if `max_abs` is at most `tolerance`.
+    """
+
+    layer: str
+    backend: str
+    check: Check
+    max_abs: float | None
+    rel_l2: float | None
+    tolerance: float
+    passed: bool
+    message: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "backend": self.backend,
+            "check": self.check,
+            "max_abs": self.max_abs,
+            "rel_l2": self.rel_l2,
+            "tolerance": self.tolerance,
+            "passed": self.passed,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BackendResult:
+    """How a backend fared. `passed` is None where it did not run, whatever the reason."""
+
+    backend: str
+    status: str
+    passed: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"backend": self.backend, "status": self.status, "passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first layer that goes wrong.
+
+    `kind` is "local" if the layer is at fault itself, "inherited" if its inputs are wrong already,
+    "wiring" if it is right alone and wrong in the net although its inputs are right.
+    """
+
+    layer: str
+    backend: str
+    check: Check
+    kind: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "backend": self.backend,
+            "check": self.check,
+            "kind": self.kind,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a verification found. `passed` only if something ran and all of it passed."""
+
+    passed: bool
+    reference: str
+    backends: Sequence[BackendResult]
+    rows: Sequence[Row]
+    first_divergence: Divergence | None
+    notes: Sequence[str] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """What `alexc verify --json` prints and `verify.json` holds."""
+        return {
+            "passed": self.passed,
+            "reference": self.reference,
+            "backends": [result.to_json() for result in self.backends],
+            "layers": [row.to_json() for row in self.rows],
+            "first_divergence": self.first_divergence.to_json() if self.first_divergence else None,
+            "notes": list(self.notes),
+        }

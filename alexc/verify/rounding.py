@@ -1,0 +1,330 @@
+"""How far rounding alone may move a layer's result: one rule for each op.
+
+The model is that of probabilistic error analysis: each rounding adds an independent error of mean
+zero, uniform between −u·|v| and u·|v| scaled to the binade of v. What a rule counts are the
+roundings of an implementation that is correct but in no way careful: one that adds the terms of a
+sum one after the other, in any order. Backends that add in blocks or in vector lanes err less.
+docs/verification.md derives each rule and names the sources.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.graph.graph import Node
+from alexc.ops.base import Array, Op
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
+from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from alexc.ops.structure import Add, Concat, Flatten
+from alexc.ops.window import sliding_windows
+from alexc.verify.precision import Precision
+
+Weights = Mapping[str, NDArray[np.floating[Any]]]
+
+# Rounding s to nearest errs by at most u·2^e for s in [2^e, 2^(e+1)), uniformly: the variance is
+# u²·4^e / 3. Averaged over s with a logarithmic mantissa, 4^e = s² · (1 − 1/4) / (2·ln 2).
+VARIANCE = 0.75 / (2 * math.log(2)) / 3
+# For a single value that may be a power of two: the worst mantissa.
+WORST_VARIANCE = 1 / 3
+
+# Result elements of each image whose sums are added up in the backend's own precision, to see
+# whether the errors are as independent as the model has them. 32 give the rms to about 12 %.
+SAMPLES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What one layer may err by on its own.
+
+    `sigma` is the standard deviation for each element, `(batch, *shape)`; `floor` an error that
+    underflow can add to any element; `peak` for each image the largest magnitude that the
+    computation passes through, and so what has to be representable.
+    """
+
+    sigma: Array
+    floor: float
+    peak: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One evaluation of a layer in the reference: what a rule may look at.
+
+    `squares` are the sums of squared products of a conv or linear layer, Σ (weight · input)².
+    """
+
+    node: Node
+    inputs: Sequence[Array]
+    value: Array
+    parameters: Weights
+    precision: Precision
+    squares: Array | None = None
+
+
+def rounding(call: Call) -> Rounding:
+    """The rounding errors of one layer, for inputs `(batch, *shape)` of its graph."""
+    return RULES[type(call.node.op)](call)
+
+
+def _exact(call: Call) -> Rounding:
+    """Results that are copies of inputs, or zero: nothing is rounded but on the way into memory."""
+    # A narrower format rounds the inputs when they are read; after that nothing is lost.
+    sigma = math.sqrt(WORST_VARIANCE) * call.precision.operand * np.abs(call.value)
+    return Rounding(sigma, call.precision.tiny, _largest(*call.inputs))
+
+
+def _weighted_sum(call: Call) -> Rounding:
+    """Conv and linear: sums of n products, added one after the other.
+
+    After a share t of the terms in random order a partial sum has the mean t·y and the variance
+    t·(1 − t)·S², S² being the sum of squared products; each addition rounds it. So the error's
+    variance is VARIANCE·u²·Σ s_i² = VARIANCE·u²·n·(y²/3 + S²/6).
+    """
+    precision, weight = call.precision, call.parameters["weight"]
+    terms = math.prod(weight.shape[1:])
+    assert call.squares is not None
+    largest_weight = max(float(weight.max()), -float(weight.min()))
+    sums = VARIANCE * (terms + 1) * (call.value**2 / 3 + call.squares / 6)
+    variance = (
+        precision.sum**2 * sums
+        + 2 * VARIANCE * precision.operand**2 * call.squares
+        + WORST_VARIANCE * precision.result**2 * call.value**2
+    )
+    sigma = np.sqrt(variance)
+    sigma *= _measured_excess(call, sigma).reshape(-1, *[1] * (sigma.ndim - 1))
+    # Σ|products| ≤ √(n · Σ products²)
+    peak = np.sqrt(terms * _per_image(call.squares)) + _per_image(np.abs(call.value))
+    floor = call.precision.tiny * (1 + terms * (1 + largest_weight))
+    return Rounding(sigma, floor, np.maximum(peak, _largest(*call.inputs)))
+
+
+def _measured_excess(call: Call, sigma: Array) -> Array:
+    """How much larger than the model a sample of sums really errs, for each image; at least 1.
+
+    The sampled sums are added up in float32, term after term, in the two orders that memory
+    layouts suggest. Where weights or inputs are constant, or cancel in an ordered way, rounding
+    errors are neither independent nor small, and here it shows.
+    """
+    # A narrower accumulator is measured as float32, the narrowest that numpy adds in at speed.
+    relative = call.precision.sum / 2.0**-24
+    generator = np.random.default_rng(0)
+    images = len(call.value)
+    excess = np.ones(images)
+    bias = call.parameters.get("bias")
+    for image in range(images):
+        flat = sigma[image].reshape(-1)
+        chosen = generator.integers(0, flat.size, SAMPLES)
+        terms = _products(call, image, chosen)  # (samples, outer, inner)
+        exact = terms.astype(np.float64).sum(axis=(1, 2))
+        channel = chosen // (flat.size // call.value.shape[1])
+        start = np.zeros(SAMPLES) if bias is None else bias[channel].astype(np.float64)
+        scale = flat[chosen]
+        for ordered in (terms, terms.swapaxes(1, 2)):
+            chain = np.concatenate(
+                [start[:, np.newaxis], ordered.reshape(SAMPLES, -1)], axis=1, dtype=np.float32
+            )
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums = np.add.accumulate(chain, axis=1)[:, -1].astype(np.float64)
+                error = np.abs(sums - (exact + start)) * relative
+            ratio = np.divide(error, scale, out=np.zeros(SAMPLES), where=scale > 0)
+            measured = math.sqrt(float(np.mean(ratio**2)))
+            if math.isfinite(measured):
+                excess[image] = max(excess[image], measured)
+    return excess
+
+
+def _products(call: Call, image: int, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The products that add up to some result elements of one image: (samples, channels, taps)."""
+    weight, values, op = call.parameters["weight"], call.inputs[0][image], call.node.op
+    if isinstance(op, Conv):
+        channels, rows, columns = call.value.shape[1:]
+        out, row, column = np.unravel_index(chosen, (channels, rows, columns))
+        windows = sliding_windows(values[np.newaxis], op.axes(values.shape), fill=0.0)[0]
+        per_group = channels // op.groups
+        seen = weight.shape[1]
+        picked = [
+            windows[g * seen : (g + 1) * seen, y, x] * weight[o]
+            for o, g, y, x in zip(out, out // per_group, row, column, strict=True)
+        ]
+        return np.stack(picked).reshape(len(chosen), seen, -1).astype(np.float32)
+    return (values * weight[chosen])[:, np.newaxis, :].astype(np.float32)
+
+
+def _average(call: Call) -> Rounding:
+    """Average pooling: a sum of n terms over their number.
+
+    Neighbouring pixels are often equal, and then the roundings of their sum are too, so the rule
+    takes a third of the bound (n / 2)·u·Σ|a| rather than a random walk; n is small.
+    """
+    op, precision = call.node.op, call.precision
+    if isinstance(op, AvgPool):
+        terms = math.prod(op.kernel_size)
+    else:
+        assert isinstance(op, AdaptiveAvgPool)
+        rows, columns = op.bins(call.node.input_shapes[0])
+        terms = max(b - a for a, b in rows) * max(b - a for a, b in columns)
+    magnitude = op.reference([np.abs(values) for values in call.inputs], {})
+    roundings = (terms / 6 + 1) * precision.sum + precision.operand + precision.result
+    return Rounding(
+        magnitude * roundings, precision.tiny * (1 + terms), terms * _largest(*call.inputs)
+    )
+
+
+def _lrn(call: Call) -> Rounding:
+    """b = a / d^β, d = k + A·Σa²: relative errors of d count β times, and the power's own add up.
+
+    A power is often computed as e^(β·ln d), where rounding β·ln d is a relative error of the
+    result. Some implementations slide the window along the channels, adding one square and taking
+    off another, so that a rounding of d at one channel stays in d at all the following ones.
+    """
+    op, precision = call.node.op, call.precision
+    assert isinstance(op, Lrn)
+    (values,) = call.inputs
+    u = precision.sum
+    squares = _window_sums(op, values * values)
+    denominator = op.k + op.alpha_per_element * squares
+    walk = np.sqrt(2 * np.cumsum(denominator**2, axis=1)) if op.region == "across_channels" else 0.0
+    of_denominator = u * (
+        math.sqrt(op.window_elements + 4) + np.maximum(walk / denominator, 1.0)
+    ) * math.sqrt(WORST_VARIANCE) + precision.tiny * (op.window_elements + 1) * (
+        1 + op.alpha_per_element
+    ) / denominator
+    logarithm = np.abs(np.log(denominator))
+    relative = (
+        op.beta * (of_denominator + u * logarithm) + 2 * u + precision.operand + precision.result
+    )
+    peak = np.maximum(_per_image(squares), _per_image(denominator))
+    power = denominator ** (2 * max(op.beta, 1.0))
+    return Rounding(
+        np.abs(call.value) * relative, precision.tiny, np.maximum(peak, _per_image(power))
+    )
+
+
+def _window_sums(op: Lrn, squares: Array) -> Array:
+    """Σa² over each window, from running sums.
+
+    Taking their difference loses digits, as sliding windows do; an estimate of errors can bear it.
+    """
+    half = op.size // 2
+    for axis in (1,) if op.region == "across_channels" else (2, 3):
+        size = squares.shape[axis]
+        running = np.cumsum(np.insert(squares, 0, 0.0, axis=axis), axis=axis)
+        place = np.arange(size)
+        last = np.minimum(place + half + 1, size)
+        first = np.maximum(place - half, 0)
+        sums = running.take(last, axis=axis) - running.take(first, axis=axis)
+        squares = np.maximum(sums, squares)
+    return squares
+
+
+def _batch_norm(call: Call) -> Rounding:
+    """b = a·s + t with s = weight / √(variance + eps), t = bias − mean·s, or (a − mean)·s + bias.
+
+    The first form loses digits where a·s and mean·s are large and nearly equal; the rule allows
+    both, with four roundings in s.
+    """
+    op, precision = call.node.op, call.precision
+    assert isinstance(op, BatchNorm)
+    (values,) = call.inputs
+    shape = (-1, *[1] * (values.ndim - 2))
+    mean, variance = (
+        call.parameters[name].astype(np.float64).reshape(shape)
+        for name in ("running_mean", "running_var")
+    )
+    scale = 1 / np.sqrt(variance + op.eps)
+    bias: Array | float = 0.0
+    if op.affine:
+        scale = np.abs(scale * call.parameters["weight"].astype(np.float64).reshape(shape))
+        bias = np.abs(call.parameters["bias"].astype(np.float64).reshape(shape))
+    terms = np.abs(values * scale) + np.abs(mean * scale)
+    sigma = (
+        precision.sum * (2 * terms + bias)
+        + precision.operand * np.abs(values * scale)
+        + precision.result * np.abs(call.value)
+    )
+    floor = precision.tiny * (2 + float(scale.max()))
+    return Rounding(sigma, floor, np.maximum(_per_image(terms), _largest(*call.inputs)))
+
+
+def _tanh(call: Call) -> Rounding:
+    """Polynomial or rational approximations, good to a few units in the last place."""
+    relative = 3 * call.precision.sum + call.precision.operand + call.precision.result
+    return Rounding(np.abs(call.value) * relative, call.precision.tiny, _largest(*call.inputs))
+
+
+def _sigmoid(call: Call) -> Rounding:
+    """As tanh; but approximations that clamp their argument err relative to 1, not to the result."""
+    u = call.precision.sum
+    (values,) = call.inputs
+    slope = call.value * (1 - call.value) * np.abs(values)
+    sigma = u + (2 * u + call.precision.result) * call.value + call.precision.operand * slope
+    return Rounding(sigma, call.precision.tiny, _largest(*call.inputs))
+
+
+def _softmax(call: Call) -> Rounding:
+    """e^(a − max) / Σ: rounding a − max is a relative error of the power, and the sum has n terms."""
+    (values,) = call.inputs
+    precision = call.precision
+    below = values.max(axis=1, keepdims=True) - values
+    magnitude = np.abs(values) + np.abs(values).max(axis=1, keepdims=True)
+    terms = values.shape[1]
+    relative = (
+        precision.sum * (3 + below + math.sqrt(VARIANCE * terms / 3))
+        + precision.operand * magnitude
+        + precision.result
+    )
+    # What a rounding of one power does to all results of its sum is covered by `below` at the
+    # largest results; elsewhere it adds the average of the others' errors.
+    spread = (call.value * relative).sum(axis=1, keepdims=True)
+    return Rounding(
+        call.value * (relative + spread), precision.tiny, _per_image(magnitude)
+    )
+
+
+def _add(call: Call) -> Rounding:
+    """Each addition rounds a partial sum, which is at most the sum of magnitudes."""
+    magnitude = sum((np.abs(values) for values in call.inputs), np.zeros(()))
+    roundings = math.sqrt(len(call.inputs) - 1) * call.precision.sum
+    sigma = magnitude * (roundings + call.precision.operand + call.precision.result) * math.sqrt(
+        WORST_VARIANCE
+    )
+    return Rounding(sigma, len(call.inputs) * call.precision.tiny, _per_image(magnitude))
+
+
+RULES: dict[type[Op], Callable[[Call], Rounding]] = {
+    Conv: _weighted_sum,
+    Linear: _weighted_sum,
+    AvgPool: _average,
+    AdaptiveAvgPool: _average,
+    Lrn: _lrn,
+    BatchNorm: _batch_norm,
+    Tanh: _tanh,
+    Sigmoid: _sigmoid,
+    Softmax: _softmax,
+    Add: _add,
+    Relu: _exact,
+    MaxPool: _exact,
+    Dropout: _exact,
+    Flatten: _exact,
+    Concat: _exact,
+}
+
+
+def _per_image(values: Array) -> Array:
+    """The largest value of each image."""
+    largest: Array = values.reshape(len(values), -1).max(axis=1)
+    return largest
+
+
+def _largest(*inputs: Array) -> Array:
+    """The largest magnitude among the inputs, for each image."""
+    return np.max([_per_image(np.abs(values)) for values in inputs], axis=0)
