@@ -32,6 +32,7 @@ ROOMS = (
     "alexc.engines",
     "alexc.verify",
     "alexc.bundle",
+    "alexc.build",
     "alexc.plan",
     "alexc.train",
     "alexc.importers",

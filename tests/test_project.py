@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "ruamel": "ruamel-yaml",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "cuda-python",
+    "google": "protobuf",
 }
 
 # The runtime tries these at run time, and alexc says which extra to install when they are missing.
