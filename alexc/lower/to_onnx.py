@@ -249,17 +249,24 @@ def _adaptive_avg_pool(layer: _Layer[AdaptiveAvgPool]) -> None:
 
 
 def _lrn(layer: _Layer[Lrn]) -> None:
-    if layer.op.region == "across_channels":
-        # ONNX divides its alpha by size.
-        layer.emit(
-            "LRN",
-            [layer.x],
-            size=layer.op.size,
-            alpha=layer.op.alpha_per_window,
-            beta=layer.op.beta,
-            bias=layer.op.k,
-        )
+    op = layer.op
+    if op.region == "within_channel":
+        _lrn_within_channel(layer)
         return
+    # ONNX divides its alpha by size.
+    fields: dict[str, Any] = {"size": op.size, "alpha": op.alpha_per_window, "beta": op.beta}
+    if op.k.is_integer():
+        layer.emit("LRN", [layer.x], bias=op.k, **fields)
+        return
+    # OpenVINO (2026.4) cuts k down to a whole number. With k taken out of the bracket,
+    # a / (k + A·Σ)^β = k^−β · a / (1 + (A / k)·Σ)^β, there is no other than 1.
+    fields["alpha"] /= op.k
+    unscaled = layer.step("unscaled", layer.node.shape, "LRN", [layer.x], bias=1.0, **fields)
+    layer.emit("Mul", [unscaled, layer.number("scale", op.k**-op.beta)])
+
+
+def _lrn_within_channel(layer: _Layer[Lrn]) -> None:
+    """ONNX has no such op: x / (k + alpha · mean of squares)^beta, node by node."""
     shape = layer.node.shape
     window: dict[str, Any] = {"kernel_shape": [layer.op.size] * 2, "pads": [layer.op.size // 2] * 4}
     square = layer.step("square", shape, "Mul", [layer.x, layer.x])

@@ -79,7 +79,7 @@ class TorchNet(nn.Module):
         return tensors
 
     def _check(self, images: Tensor) -> None:
-        if images.dim() != 4 or images.shape[1:] != self.graph.input_shape:
+        if images.shape[1:] != self.graph.input_shape:
             raise fault(
                 "input/shape",
                 f"{self.graph.name} takes batch×{format_shape(self.graph.input_shape)} "

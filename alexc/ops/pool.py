@@ -56,17 +56,18 @@ class _WindowPool(Op):
     def axes(self, shape: Shape) -> tuple[Axis, Axis]:
         """Rows and columns of the input under this op's windows. Raises ShapeFault."""
         image = require_image(self.kind, shape)
-        axes = image_axes(image, self.kernel_size, self.steps, self.padding, ceil=self.ceil_mode)
-        for axis in axes:
-            if max(axis.before, axis.after) >= axis.kernel:
+        padding = self.padding
+        sides = (padding.top, padding.bottom), (padding.left, padding.right)
+        for side, kernel, name in zip(sides, self.kernel_size, ("rows", "columns"), strict=True):
+            if max(side) >= kernel:
                 raise ShapeFault(
                     "shape/padding-too-large",
-                    f"padding of {max(axis.before, axis.after)} {axis.name} with a window of "
-                    f"{axis.kernel}: a window could lie in the padding alone",
+                    f"{max(side)} {name} of padding and a window of {kernel}: "
+                    "a window could see nothing of the image",
                     field="padding",
-                    help=f"at most {axis.kernel - 1} {axis.name} of padding on a side",
+                    help=f"at most {kernel - 1} {name} of padding on a side",
                 )
-        return axes
+        return image_axes(image, self.kernel_size, self.steps, padding, ceil=self.ceil_mode)
 
     def output_shape(self, *inputs: Shape) -> Shape:
         (shape,) = inputs
