@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "cuda-python",
     "google": "protobuf",
+    "pydantic_core": "pydantic",  # pins it exactly
 }
 
 # The runtime tries these at run time, and alexc says which extra to install when they are missing.
