@@ -6,6 +6,7 @@ channels, height and width differ pairwise wherever they can, so that a swapped 
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Mapping
@@ -35,7 +36,12 @@ class Case:
     op: Op
     inputs: tuple[Shape, ...]
     output: Shape
-    batch: int = 2
+
+    @property
+    def batch(self) -> int:
+        """The smallest batch, from two, that is no other size of the case."""
+        sizes = {size for shape in (*self.inputs, self.output) for size in shape}
+        return next(number for number in itertools.count(2) if number not in sizes)
 
     def __str__(self) -> str:
         return f"{self.op.kind}-{self.note}".replace(" ", "_")
@@ -113,7 +119,7 @@ _TWO = Padding(top=2, left=2, bottom=2, right=2)
 # Sizes under the windows are worked out as (size + padding − span) / stride + 1.
 _CONV = [
     # (7 − 3) / 1 + 1, (8 − 3) / 1 + 1
-    Case("3x3", Conv(out_channels=5, kernel_size=(3, 3)), ((3, 7, 8),), (5, 5, 6)),
+    Case("3x3", Conv(out_channels=4, kernel_size=(3, 3)), ((3, 7, 8),), (4, 5, 6)),
     # (23 − 11) / 4 + 1, (19 − 11) / 4 + 1
     Case(
         "11x11 by 4, as in conv1",
@@ -158,7 +164,6 @@ _CONV = [
         Conv(out_channels=8, kernel_size=(3, 3), padding=_ONE, groups=2),
         ((4, 6, 5),),
         (8, 6, 5),
-        batch=3,
     ),
     Case(
         "a group for each channel",
@@ -196,22 +201,20 @@ _CONV = [
 ]
 
 _DENSE = [
-    Case("with bias", Linear(out_features=5), ((7,),), (5,), batch=3),
-    Case("without bias", Linear(out_features=4, bias=False), ((6,),), (4,), batch=3),
+    Case("with bias", Linear(out_features=5), ((7,),), (5,)),
+    Case("without bias", Linear(out_features=4, bias=False), ((6,),), (4,)),
 ]
 
 _MAX_POOL = [
-    Case(
-        "overlapping", MaxPool(kernel_size=(3, 3), stride=(2, 2)), ((3, 7, 9),), (3, 3, 4), batch=2
-    ),
+    Case("overlapping", MaxPool(kernel_size=(3, 3), stride=(2, 2)), ((5, 7, 9),), (5, 3, 4)),
     Case("side by side", MaxPool(kernel_size=(2, 3)), ((5, 8, 9),), (5, 4, 3)),
     Case("rows left over", MaxPool(kernel_size=(3, 2)), ((5, 11, 8),), (5, 3, 4)),
     # ⌈(6 − 3) / 2⌉ + 1, ⌈(8 − 3) / 2⌉ + 1
     Case(
         "ceil keeps last windows",
         MaxPool(kernel_size=(3, 3), stride=(2, 2), ceil_mode=True),
-        ((3, 6, 8),),
-        (3, 3, 4),
+        ((5, 6, 8),),
+        (5, 3, 4),
     ),
     # rows: ⌈(3 + 2 − 2) / 2⌉ + 1 = 3, but the third would start at 4 = 3 + 1, in the padding
     Case(
@@ -233,13 +236,12 @@ _MAX_POOL = [
         MaxPool(kernel_size=(3, 3), stride=(2, 2), ceil_mode=True),
         ((4, 2, 5),),
         (4, 1, 2),
-        batch=3,
     ),
     Case(
         "padded",
         MaxPool(kernel_size=(3, 3), stride=(2, 2), padding=_ONE),
-        ((3, 5, 8),),
-        (3, 3, 4),
+        ((6, 5, 8),),
+        (6, 3, 4),
     ),
     Case(
         "padded by more than half a window",
@@ -250,8 +252,8 @@ _MAX_POOL = [
     Case(
         "each side padded unlike the others",
         MaxPool(kernel_size=(2, 3), stride=(2, 2), padding=Padding(left=1, bottom=1)),
-        ((3, 5, 8),),
-        (3, 3, 4),
+        ((6, 5, 8),),
+        (6, 3, 4),
     ),
     # ⌈(4 + 2 − 3) / 2⌉ + 1, ⌈(7 + 1 − 3) / 2⌉ + 1
     Case(
@@ -269,14 +271,14 @@ def _avg_pool_cases(counted: bool) -> list[Case]:
         Case(
             f"ceil, overhang alone, padding {what}",
             AvgPool(kernel_size=(3, 3), stride=(2, 2), ceil_mode=True, count_include_pad=counted),
-            ((3, 6, 8),),
-            (3, 3, 4),
+            ((5, 6, 8),),
+            (5, 3, 4),
         ),
         Case(
             f"padding {what}",
             AvgPool(kernel_size=(3, 3), stride=(2, 2), padding=_ONE, count_include_pad=counted),
-            ((3, 5, 8),),
-            (3, 3, 4),
+            ((6, 5, 8),),
+            (6, 3, 4),
         ),
         Case(
             f"padding of more than half a window {what}",
@@ -338,14 +340,14 @@ def _avg_pool_cases(counted: bool) -> list[Case]:
 
 
 _AVG_POOL = [
-    Case("overlapping", AvgPool(kernel_size=(3, 3), stride=(2, 2)), ((3, 7, 9),), (3, 3, 4)),
+    Case("overlapping", AvgPool(kernel_size=(3, 3), stride=(2, 2)), ((5, 7, 9),), (5, 3, 4)),
     Case("side by side", AvgPool(kernel_size=(2, 3)), ((5, 8, 9),), (5, 4, 3)),
     *_avg_pool_cases(counted=True),
     *_avg_pool_cases(counted=False),
 ]
 
 _ADAPTIVE_AVG_POOL = [
-    Case("even bins", AdaptiveAvgPool(output_size=(2, 4)), ((3, 6, 8),), (3, 2, 4), batch=5),
+    Case("even bins", AdaptiveAvgPool(output_size=(2, 4)), ((3, 6, 8),), (3, 2, 4)),
     Case("the whole image", AdaptiveAvgPool(output_size=(1, 1)), ((3, 5, 4),), (3, 1, 1)),
     Case("uneven bins", AdaptiveAvgPool(output_size=(3, 4)), ((5, 7, 10),), (5, 3, 4)),
     Case("uneven across", AdaptiveAvgPool(output_size=(3, 4)), ((5, 9, 7),), (5, 3, 4)),
@@ -407,13 +409,13 @@ _LRN = [
 
 _BATCH_NORM = [
     Case("of images", BatchNorm(), ((5, 4, 3),), (5, 4, 3)),
-    Case("of vectors", BatchNorm(eps=0.5), ((7,),), (7,), batch=3),
+    Case("of vectors", BatchNorm(eps=0.5), ((7,),), (7,)),
     Case("of images, not affine", BatchNorm(affine=False), ((5, 3, 4),), (5, 3, 4)),
-    Case("of vectors, not affine", BatchNorm(affine=False, eps=0.5), ((6,),), (6,), batch=4),
+    Case("of vectors, not affine", BatchNorm(affine=False, eps=0.5), ((6,),), (6,)),
 ]
 
 _POINTWISE = [
-    Case(f"of {what}", op, (shape,), shape, batch=2)
+    Case(f"of {what}", op, (shape,), shape)
     for op in (Relu(), Tanh(), Sigmoid(), Softmax(), Dropout(p=0.3))
     for what, shape in (("images", (5, 4, 3)), ("vectors", (7,)))
 ]

@@ -58,14 +58,14 @@ class _WindowPool(Op):
         image = require_image(self.kind, shape)
         padding = self.padding
         sides = (padding.top, padding.bottom), (padding.left, padding.right)
-        for side, kernel, name in zip(sides, self.kernel_size, ("rows", "columns"), strict=True):
+        for side, kernel, name in zip(sides, self.kernel_size, ("row", "column"), strict=True):
             if max(side) >= kernel:
                 raise ShapeFault(
                     "shape/padding-too-large",
-                    f"{max(side)} {name} of padding and a window of {kernel}: "
+                    f"padding of {max(side)} and a window of {kernel} {name}{'s' * (kernel > 1)}: "
                     "a window could see nothing of the image",
                     field="padding",
-                    help=f"at most {kernel - 1} {name} of padding on a side",
+                    help=f"padding of at most {kernel - 1} on a side",
                 )
         return image_axes(image, self.kernel_size, self.steps, padding, ceil=self.ceil_mode)
 

@@ -65,16 +65,22 @@ class Concat(Op):
     def output_shape(self, *inputs: Shape) -> Shape:
         first = inputs[0]
         for other in inputs[1:]:
-            if len(other) != len(first) or other[1:] != first[1:]:
+            if len(other) != len(first):
                 raise ShapeFault(
                     "shape/concat",
-                    f"cannot concatenate {_listing(inputs)}: all but the channels must agree, and "
-                    f"{format_shape(other)} differs from {format_shape(first)}",
+                    f"cannot concatenate {_listing(inputs)}: an image and features do not join",
                     field="inputs",
-                    help=_how_to_match(first, other[:1] + first[1:])
-                    if len(other) != len(first)
-                    else f"height×width of {format_shape(first[1:])} in every input; "
-                    "padding or stride of the branches sets it",
+                    help="flatten all of the inputs or none of them",
+                )
+            if other[1:] != first[1:]:
+                wanted = format_shape(first[1:])
+                raise ShapeFault(
+                    "shape/concat",
+                    f"cannot concatenate {_listing(inputs)}: all but the channels must agree, "
+                    f"and {format_shape(other[1:])} differs from {wanted}",
+                    field="inputs",
+                    help=f"make height×width {wanted} in every input; "
+                    "stride and padding of the branches set it",
                 )
         return require_size("the output", (sum(shape[0] for shape in inputs), *first[1:]))
 

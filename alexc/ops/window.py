@@ -32,6 +32,10 @@ class Axis:
     dilation: int = 1
     ceil: bool = False
 
+    def pixels(self, number: int) -> str:
+        """`1 row`, `2 columns`: how a message speaks of so many pixels along this axis."""
+        return f"{number} {self.name[:-1] if number == 1 else self.name}"
+
     @property
     def span(self) -> int:
         """Pixels from a window's first tap to its last, both included."""
@@ -127,9 +131,9 @@ def _kernel_too_large(axis: Axis) -> ShapeFault:
     largest = (available - 1) // axis.dilation + 1
     return ShapeFault(
         "shape/kernel-too-large",
-        f"the kernel spans {axis.span} {axis.name} and the padded image has {axis.padded}: "
+        f"the kernel spans {axis.pixels(axis.span)} and the padded image has {axis.padded}: "
         f"{brackets[0]}({padded} − {span}) / {axis.stride}{brackets[1]} + 1 = {axis.count}",
         field="kernel_size",
-        help=f"a kernel_size of at most {largest} {axis.name}, "
-        f"or {axis.span - available} more {axis.name} of padding or of input",
+        help=f"a kernel_size of at most {axis.pixels(largest)}, "
+        f"or {axis.pixels(axis.span - available)} more of padding or of input",
     )
