@@ -1,2 +1,111 @@
-def build() -> None:
-    """later"""
+"""`alexc build`: from a spec to a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alexc.cli.terminal import JsonOption, print_diagnostics, print_json, steps
+from alexc.diagnostics import usage_fault
+from alexc.frontend import load_net
+
+if TYPE_CHECKING:
+    from alexc.build import Result
+
+
+def build(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The bundle's folder; default: build/NAME."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="A .safetensors file; default: drawn."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="What weights are drawn from.")
+    ] = 0,
+    precision: Annotated[
+        str,
+        typer.Option("--precision", metavar="P", help="fp32, or tf32 for TensorRT's products."),
+    ] = "fp32",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="ENGINE",
+            help="onnxruntime, openvino, tensorrt or tensorrt_rtx, the last also for some GPUs "
+            "only: tensorrt_rtx:8.9,12.0. May be repeated. Default: whatever is installed.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str,
+        typer.Option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes that plans take."),
+    ] = "1,8,32",
+    json: JsonOption = False,
+) -> None:
+    """Make a bundle of a spec: model, weights, TensorRT plan, and the proof that they agree.
+
+    A second build of the same inputs does nothing. If anything fails, DIR holds what it held
+    before.
+    """
+    from alexc.build import PRECISIONS, Options, parse_target
+    from alexc.build import build as make
+    from alexc.engines.record import parse_batch
+
+    if precision not in PRECISIONS:
+        raise usage_fault(
+            "build/precision",
+            f"there is no precision {precision!r}",
+            help=f"it is one of {', '.join(PRECISIONS)}",
+        )
+    targets = tuple(dict.fromkeys(map(parse_target, target or ())))
+    batches = parse_batch(batch)
+    net = load_net(spec)
+    folder = out or Path("build") / net.spec.name
+    with steps(enabled=not json) as progress:
+        result = make(net, Options(folder, weights, seed, precision, targets, batches), progress)
+    print_diagnostics(net.warnings)
+    if json:
+        print_json(_as_json(folder, result))
+    elif result.report is None:
+        print(f"{folder} is up to date")
+    else:
+        _print_summary(folder, result)
+
+
+def _as_json(folder: Path, result: Result) -> dict[str, Any]:
+    from alexc_runtime.manifest import MODEL, WEIGHTS
+
+    manifest = result.manifest
+    return {
+        "bundle": str(folder),
+        "model": str(folder / MODEL),
+        "weights": str(folder / WEIGHTS),
+        "engines": [
+            {
+                "engine": record.engine,
+                "precision": record.precision,
+                "status": record.status,
+                "path": str(folder / record.path) if record.path else None,
+            }
+            for record in manifest.engines
+        ],
+        "verified": bool(manifest.verification.passed),
+        "up_to_date": result.report is None,
+    }
+
+
+def _print_summary(folder: Path, result: Result) -> None:
+    manifest, report = result.manifest, result.report
+    assert report is not None
+    print(f"{folder}: {manifest.name}, verified against {report.reference}")
+    for backend in manifest.verification.backends:
+        verdict = "verified" if backend.passed else f"not run: {backend.status}"
+        print(f"  {backend.backend:<13} {verdict}")
+    for record in manifest.engines:
+        if record.path is not None and record.path.endswith(".plan"):
+            print(f"  {record.engine:<13} {record.precision}: {record.status}")

@@ -1,2 +1,151 @@
-def verify() -> None:
-    """later"""
+"""`alexc verify`: is this bundle still the function that its spec describes, on this machine?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alexc.cli.terminal import JsonOption, console, print_json, steps
+from alexc.diagnostics import AlexcError, fault
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alexc.graph.graph import Graph
+    from alexc.verify.report import Report, Row
+    from alexc_runtime.manifest import Bundle
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="A photograph to use; may be repeated."),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", metavar="NAME", help="Only this backend; may be repeated."),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="Images in the synthetic batch.")
+    ] = 2,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="What synthetic images come from.")
+    ] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Cross-check a bundle on this machine: every layer of every backend against the reference.
+
+    The outputs compared last are those of the very bytes in the bundle. Exit status 1 if a backend
+    diverges, or none could run.
+    """
+    from alexc.bundle import runtime_faults
+    from alexc.verify.crosscheck import verify as cross_check
+    from alexc.weights import store
+    from alexc_runtime import load_photos, open_bundle
+    from alexc_runtime.manifest import MODEL, WEIGHTS
+
+    with runtime_faults():
+        opened = open_bundle(bundle)
+    graph = _graph(opened)
+    weights = store.read(opened.path(WEIGHTS), graph)
+    inputs = None
+    if images:
+        preprocess = opened.manifest.preprocess
+        if preprocess is None:
+            raise fault("verify/no-preprocess", "the bundle does not say how to read photographs")
+        with runtime_faults():
+            inputs = load_photos(images, preprocess)
+    with steps(enabled=not json) as progress:
+        report = cross_check(
+            graph,
+            weights,
+            opened.path(MODEL),
+            inputs=inputs,
+            seed=seed,
+            backends=backend,
+            batch=batch,
+            progress=progress,
+        )
+    if json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _graph(bundle: Bundle) -> Graph:
+    """The graph of the spec that the bundle keeps, found to be the one that was built."""
+    from alexc.graph.elaborate import elaborate
+    from alexc.spec.parse import spec_from_json
+
+    manifest = bundle.manifest
+    spec, faults = spec_from_json(dict(manifest.spec), str(bundle.folder / "manifest.json"))
+    graph = None
+    if spec is not None:
+        graph, more = elaborate(spec)
+        faults += more
+    if graph is None:
+        raise AlexcError(*faults)
+    if graph.digest() != manifest.graph_digest:
+        raise fault(
+            "verify/other-graph",
+            f"the spec in {bundle.folder} gives another graph than the one that was built",
+            help="the bundle is from another version of alexc: build it again",
+        )
+    return graph
+
+
+def _print(report: Report) -> None:
+    out = console()
+    out.print(_table(report))
+    for result in report.backends:
+        verdict = {True: "verified", False: "DIVERGES", None: "not run"}[result.passed]
+        out.print(f"{result.backend:<13} {verdict}: {result.status}")
+    if (first := report.first_divergence) is not None:
+        out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
+    out.print("passed" if report.passed else "FAILED")
+
+
+def _table(report: Report) -> Table:
+    """A line a layer: for each backend its largest error, as a share of what is tolerated there."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    backends = list(dict.fromkeys(row.backend for row in report.rows))
+    for backend in backends:
+        table.add_column(f"{backend}: max error", justify="right")
+        table.add_column("of tolerance", justify="right")
+    worst: dict[tuple[str, str], Row] = {}
+    for row in report.rows:
+        key = (row.layer, row.backend)
+        if key not in worst or _share(row) > _share(worst[key]):
+            worst[key] = row
+    for layer in dict.fromkeys(row.layer for row in report.rows):
+        cells = []
+        for backend in backends:
+            found = worst.get((layer, backend))
+            if found is None:
+                cells += ["", ""]
+            elif found.max_abs is None:
+                cells += [f"[red]{found.message or 'nothing to compare'}[/red]", ""]
+            else:
+                style = "red" if not found.passed else "default"
+                share = _share(found)
+                shown = f"{share:.0%}" if share < 100 else f"{share:.1g} ×"
+                cells += [f"{found.max_abs:.1e}", f"[{style}]{shown}[/{style}]"]
+        table.add_row(layer, *cells)
+    return table
+
+
+def _share(row: Row) -> float:
+    """The error as a share of the tolerance; above 1 is a divergence."""
+    if row.max_abs is None:
+        return float("inf")
+    if row.tolerance == 0:
+        return 0.0 if row.max_abs == 0 else float("inf")
+    return row.max_abs / row.tolerance

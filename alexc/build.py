@@ -1,0 +1,314 @@
+"""The order of a build: a Net becomes weights, model, plans, a proof and a bundle.
+
+Nothing is decided here that a room above could decide; this is the one place that knows them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexc import __version__
+from alexc.bundle import inputs_digest, staged, tool_versions, up_to_date
+from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
+from alexc.engines.record import DEFAULT_BATCH
+from alexc.frontend import Net, outputs_are_probabilities
+from alexc.graph.graph import INPUT, Graph
+from alexc.passes.inference import inference
+from alexc.weights import store
+from alexc.weights.init import draw
+from alexc_runtime.digests import sha256
+from alexc_runtime.manifest import (
+    ENGINES,
+    MODEL,
+    REPORT,
+    WEIGHTS,
+    BackendRecord,
+    BatchRange,
+    EngineRecord,
+    Input,
+    Manifest,
+    Output,
+    Preprocess,
+    Verification,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alexc.verify.report import Report
+
+    Weights = dict[str, NDArray[np.float32]]
+
+Progress = Callable[[str], None]
+
+# The engines that a build can make or prepare, in the order of the manifest. Plans are built; the
+# other two load model.onnx as it is.
+PLAN_ENGINES = ("tensorrt_rtx", "tensorrt")
+MODEL_ENGINES = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "tf32")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An engine to build for. `capabilities` are GPUs (`8.9`) that a plan is limited to."""
+
+    engine: str
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a build is told beside the spec.
+
+    `seed` counts only where `weights` are not given. Without `targets` everything that is installed
+    is built for, and what is not is left out; a target that is named must succeed.
+    """
+
+    out: Path
+    weights: Path | None = None
+    seed: int = 0
+    precision: str = "fp32"
+    targets: tuple[Target, ...] = ()
+    batch: BatchRange = DEFAULT_BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a build. `report` is None where the bundle was up to date already."""
+
+    manifest: Manifest
+    report: Report | None
+
+
+def parse_target(text: str) -> Target:
+    """The target that `--target ENGINE[:CAPABILITY,…]` writes. Raises UsageError."""
+    engine, _, capabilities = text.partition(":")
+    name = engine.strip().replace("-", "_")
+    known = (*PLAN_ENGINES, *MODEL_ENGINES)
+    if name not in known:
+        close = get_close_matches(name, known, 1)
+        raise usage_fault(
+            "build/target",
+            f"there is no engine {engine!r} to build for",
+            help=f"did you mean {close[0]}?" if close else f"the engines are {', '.join(known)}",
+        )
+    listed = tuple(item.strip() for item in capabilities.split(",") if item.strip())
+    if listed and name not in PLAN_ENGINES:
+        raise usage_fault("build/target", f"{name} runs on the CPU and takes no compute capability")
+    return Target(name, listed)
+
+
+def build(net: Net, options: Options, progress: Progress) -> Result:
+    """Make the bundle of `net` at `options.out`, or find that it is there already.
+
+    Raises AlexcError if the weights don't fit, an engine can't be built, or a backend does not
+    compute the same function; the place then holds what it held before.
+    """
+    key = inputs_digest(_inputs(net, options))
+    if (manifest := up_to_date(options.out, key)) is not None:
+        return Result(manifest, None)
+    with staged(options.out) as stage:
+        progress("weights")
+        weights = _weights(net, options)
+        progress("model")
+        write_model(net.graph, weights, stage.folder)
+        plans = _build_plans(options, stage.folder, progress)
+        records = stage.records()
+        report = _verify(net.graph, weights, stage.folder / MODEL, progress)
+        if not report.passed:
+            raise AlexcError(_rejection(report))
+        text = json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n"
+        (stage.folder / REPORT).write_text(text, encoding="utf-8")
+        progress("bundle")
+        certified = {path: records[path].sha256 for path in (MODEL, WEIGHTS)}
+        engines = (*plans, *_model_engines(options, report))
+        manifest = stage.commit(_manifest(net, options, key, engines, report, certified))
+    return Result(manifest, report)
+
+
+def write_model(graph: Graph, weights: Weights, folder: Path) -> None:
+    """Write weights.safetensors and the model.onnx that refers to it."""
+    from alexc.lower.to_onnx import serialize, to_onnx
+
+    extents = store.write(folder / WEIGHTS, weights)
+    (folder / MODEL).write_bytes(serialize(to_onnx(inference(graph), extents, WEIGHTS)))
+
+
+def _inputs(net: Net, options: Options) -> dict[str, Any]:
+    """Everything that determines the bundle's content."""
+    weights = options.weights
+    return {
+        "alexc": __version__,
+        "spec": spec_digest(net),
+        "graph": net.graph.digest(),
+        "labels": net.labels,
+        "weights": {"file": digest_of(weights)} if weights else {"seed": options.seed},
+        "precision": options.precision,
+        "targets": [asdict(target) for target in options.targets],
+        "batch": asdict(options.batch),
+        "versions": tool_versions(),
+    }
+
+
+def spec_digest(net: Net) -> str:
+    """SHA-256 of the merged spec, in which the order of the layers counts."""
+    text = json.dumps(net.spec.to_json(), ensure_ascii=False, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of(weights: Path) -> str:
+    """SHA-256 of a weights file. Raises UsageError if it can't be read."""
+    try:
+        return sha256(weights)
+    except FileNotFoundError:
+        raise usage_fault("file/missing", f"there is no file {weights}") from None
+    except OSError as error:
+        raise usage_fault("file/unreadable", f"{weights}: {error.strerror}") from None
+
+
+def _weights(net: Net, options: Options) -> Weights:
+    """The weights given, or drawn as the spec says, in the order of the graph."""
+    if options.weights is not None:
+        return store.read(options.weights, net.graph)
+    layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
+    return draw(net.graph, net.spec.header.init, layers, options.seed)
+
+
+def _build_plans(options: Options, folder: Path, progress: Progress) -> list[EngineRecord]:
+    """The plans asked for, or those of every library that is installed."""
+    from alexc.engines.tensorrt import build_plan, flavours
+
+    asked = [target for target in options.targets if target.engine in PLAN_ENGINES]
+    if not options.targets:
+        asked = [Target(name) for name in PLAN_ENGINES if flavours()[name].obstacle is None]
+    records = []
+    for target in asked:
+        path = f"{ENGINES}/{target.engine}-{options.precision}.plan"
+        (folder / ENGINES).mkdir(exist_ok=True)
+        progress(f"plan for {target.engine}")
+        record = build_plan(
+            folder / MODEL,
+            folder / path,
+            flavour=target.engine,
+            precision=options.precision,
+            batch=options.batch,
+            targets=target.capabilities,
+        ).record
+        if record.path is None and options.targets:
+            raise usage_fault(
+                "build/target",
+                f"no plan for {target.engine}: {record.status.removeprefix('not built: ')}",
+                help="leave --target out to build for what is installed",
+            )
+        records.append(replace(record, path=path if record.path else None))
+    return records
+
+
+def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
+    """The engines that load model.onnx, with what the verification found of each."""
+    results = {result.backend: result for result in report.backends}
+    asked = [t.engine for t in options.targets if t.engine in MODEL_ENGINES]
+    records = []
+    for name in asked or (MODEL_ENGINES if not options.targets else ()):
+        result = results.get(name)
+        if result is not None and result.passed:
+            records.append(EngineRecord(name, "fp32", "verified", MODEL))
+        elif asked:
+            why = result.status if result else "it was not run"
+            raise usage_fault("build/target", f"{name} was not verified: {why}")
+    return records
+
+
+def _verify(graph: Graph, weights: Weights, model: Path, progress: Progress) -> Report:
+    from alexc.verify.crosscheck import verify
+
+    return verify(
+        graph,
+        weights,
+        model,
+        backends=None,
+        progress=lambda step: progress(f"verification: {step}"),
+    )
+
+
+def _rejection(report: Report) -> Diagnostic:
+    """Why there is no bundle: the first layer that diverges, and every backend that failed."""
+    notes = [f"{b.backend}: {b.status}" for b in report.backends]
+    divergence = report.first_divergence
+    if divergence is None:
+        message = "nothing could be verified, so there is no bundle"
+        return Diagnostic(
+            "build/not-verified", message, notes=tuple(notes), help="install onnxruntime"
+        )
+    row = next(
+        row
+        for row in report.rows
+        if (row.layer, row.backend, row.check)
+        == (divergence.layer, divergence.backend, divergence.check)
+        and not row.passed
+    )
+    size = row.message or f"an error of {row.max_abs:.3g}, where {row.tolerance:.3g} is tolerated"
+    return Diagnostic(
+        "build/diverges",
+        f"{divergence.layer} on {divergence.backend} does not compute what the spec says: {size}",
+        notes=(f"the fault is {divergence.kind}", *notes),
+        help="nothing was written; this is a fault of alexc or of the backend, not of the spec",
+    )
+
+
+def _manifest(
+    net: Net,
+    options: Options,
+    key: str,
+    engines: Sequence[EngineRecord],
+    report: Report,
+    certified: dict[str, str],
+) -> Manifest:
+    graph = net.graph
+    probabilities = outputs_are_probabilities(graph)
+    return Manifest(
+        alexc=__version__,
+        name=net.spec.name,
+        inputs_digest=key,
+        spec_digest=spec_digest(net),
+        graph_digest=graph.digest(),
+        input=Input(INPUT, graph.input_shape, options.batch),
+        outputs=tuple(
+            Output(name, graph.shapes[name], probabilities and index == 0)
+            for index, name in enumerate(graph.outputs)
+        ),
+        preprocess=_preprocess(net),
+        labels=net.labels,
+        spec=net.spec.to_json(),
+        engines=tuple(engines),
+        versions=tool_versions(),
+        verification=Verification(
+            passed=report.passed,
+            reference=report.reference,
+            backends=tuple(BackendRecord(b.backend, b.status, b.passed) for b in report.backends),
+            digests=certified,
+        ),
+    )
+
+
+def _preprocess(net: Net) -> Preprocess | None:
+    """The spec's preprocessing with its defaults written out, as the runtime wants it."""
+    said = net.spec.header.preprocess
+    if said is None:
+        return None
+    channels, height, width = net.graph.input_shape
+    return Preprocess(
+        resize=said.resize,
+        crop=said.crop or (height, width),
+        mean=said.mean or (0.0,) * channels,
+        std=said.std or (1.0,) * channels,
+        channels=said.channels,
+        scale=said.scale,
+    )
