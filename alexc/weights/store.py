@@ -16,13 +16,15 @@ What it refuses: float64, since float32 can't hold its values, and integers, whi
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import math
 import mmap
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -95,16 +97,12 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Extent]:
         end += array.nbytes
     header = _header(places)
     start = 8 + len(header)
-    try:
-        _write_whole(path, header, tensors.values())
-    except OSError as error:
-        raise UsageError(
-            Diagnostic(
-                "file/unwritable",
-                f"{path}: {error.strerror or error}",
-                notes=(f"{start + end:,} bytes were to be written",),
-            )
-        ) from None
+    with whole_file(path) as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        # The bytes of a contiguous array are written from where they lie, without a copy.
+        arrays = map(np.ascontiguousarray, tensors.values())
+        file.writelines(array.reshape(-1).view(np.uint8).data for array in arrays)
     return {
         name: Extent(start + first, last - first, dtype, shape)
         for name, (first, last, dtype, shape) in places.items()
@@ -121,19 +119,27 @@ def _header(places: Mapping[str, tuple[int, int, str, Shape]]) -> bytes:
     return text + b" " * (-(8 + len(text)) % _ALIGNMENT)
 
 
-def _write_whole(path: Path, header: bytes, arrays: Iterable[NDArray[Any]]) -> None:
-    """Write to a file beside `path` and rename it, so that no reader ever sees half a file."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` when the block ends well, and not at all if it does not.
+
+    Until then its bytes are in a file beside it, so that no reader ever sees half of it; an
+    interrupt too leaves nothing behind. Raises UsageError if the file can't be written.
+    """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as file:
-            file.write(len(header).to_bytes(8, "little"))
-            file.write(header)
-            # The bytes of a contiguous array are written from where they lie, without a copy.
-            file.writelines(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data for a in arrays)
-        partial.replace(path)
-    except BaseException:  # an interrupt too must leave nothing half-written behind
-        partial.unlink(missing_ok=True)
-        raise
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not an ordinary file")  # such as /dev/null
+        try:
+            with partial.open("xb") as file:
+                yield file
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        reason = f"{path}: {error.strerror or error}"
+        raise UsageError(Diagnostic("file/unwritable", reason)) from None
 
 
 def extents(path: Path) -> dict[str, Extent]:
