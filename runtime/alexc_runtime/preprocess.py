@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Formats of photographs. The others that Pillow knows hold programs (EPS), documents or icons.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # A photo takes 3 bytes a pixel in memory, whatever its file takes: 300 MB at this size.
 MAX_PIXELS = 100_000_000
@@ -55,15 +55,10 @@ def load_photos(
 def load_photo(path: str | os.PathLike[str], preprocess: Preprocess) -> NDArray[np.float32]:
     """One photo, float32 `(channels, height, width)`. Raises PhotoError if it can't be read."""
     image = read_photo(path)
-    if preprocess.resize is None:
-        height, width = preprocess.crop
-        if image.width < width or image.height < height:
-            raise PhotoError(
-                "photo/too-small",
-                f"{os.fspath(path)} is {image.width}×{image.height} pixels, smaller than "
-                f"the {width}×{height} that are cut out of it",
-            )
-    return to_input(image, preprocess)
+    try:
+        return to_input(image, preprocess)
+    except ValueError as error:
+        raise PhotoError("photo/size", f"{os.fspath(path)}: {error}") from None
 
 
 def read_photo(path: str | os.PathLike[str]) -> Image.Image:
@@ -109,37 +104,40 @@ def read_photo(path: str | os.PathLike[str]) -> Image.Image:
 def to_input(image: Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
     """An upright image of 8 bits a channel as float32 `(channels, height, width)`.
 
-    Raises ValueError if it is smaller than the crop and is not to be resized.
+    Raises ValueError if it is smaller than the crop and is not to be resized, or so much longer
+    than wide that it would have more than MAX_PIXELS after resizing.
     """
     from PIL import Image
 
     image = image.convert("L" if preprocess.channels == "grey" else "RGB")
     height, width = preprocess.crop
-    if preprocess.resize is None:
-        if image.width < width or image.height < height:
-            raise ValueError(f"{image.size} pixels are too few to cut {(width, height)} out")
-        full = image.size
-    else:
-        shorter, longer = sorted(image.size)
-        scaled = int(preprocess.resize * longer / shorter)
-        landscape = image.width >= image.height
-        full = (scaled, preprocess.resize) if landscape else (preprocess.resize, scaled)
-    # Only the part that is kept is computed: the same pixels as resizing and then cropping, and
-    # an image of 1×50,000 pixels does not become one of 256×12,800,000 on the way.
-    left, top = round((full[0] - width) / 2), round((full[1] - height) / 2)
-    across, down = image.width / full[0], image.height / full[1]
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    # Rounding may put the far edge a hair outside the image, which Pillow refuses.
-    box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    size = _resized(image.size, preprocess.resize)
+    if size[0] < width or size[1] < height:
+        raise ValueError(f"{size[0]}×{size[1]} pixels, too few to cut {width}×{height} out of them")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width:,}×{image.height:,} pixels would become {size[0]:,}×{size[1]:,} "
+            f"by resizing; more than {MAX_PIXELS:,} are refused"
+        )
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    pixels = np.asarray(image.crop((left, top, left + width, top + height)))
 
     planes = pixels[np.newaxis] if preprocess.channels == "grey" else pixels.transpose(2, 0, 1)
     if preprocess.channels == "bgr":
         planes = planes[::-1]
     mean = np.array(preprocess.mean, np.float32)[:, np.newaxis, np.newaxis]
     std = np.array(preprocess.std, np.float32)[:, np.newaxis, np.newaxis]
-    scaled_planes = planes.astype(np.float32, order="C") * np.float32(preprocess.scale)
-    return np.asarray((scaled_planes - mean) / std, np.float32)
+    scaled = planes.astype(np.float32, order="C") * np.float32(preprocess.scale)
+    return np.asarray((scaled - mean) / std, np.float32)
+
+
+def _resized(size: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
+    """Width and height once the shorter side has its length; the longer one is rounded down."""
+    if shorter_side is None:
+        return size
+    longer_side = int(shorter_side * max(size) / min(size))
+    return (longer_side, shorter_side) if size[0] >= size[1] else (shorter_side, longer_side)
 
 
 def _upright(image: Image.Image) -> Image.Image:
