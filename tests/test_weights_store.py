@@ -166,6 +166,15 @@ def test_writing_into_no_folder_is_a_usage_error(tmp_path: Path) -> None:
         write(tmp_path / "nowhere" / "w", small_weights(small_graph()))
 
 
+def test_a_pipe_or_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="it is not an ordinary file"):
+        write(pipe, small_weights(small_graph()))
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_a_file_is_replaced_by_tensors_mapped_from_itself(tmp_path: Path) -> None:
     graph = small_graph()
     weights = small_weights(graph)

@@ -14,7 +14,8 @@ tensorrt_rtx   Builds on the CPU; only running needs a GPU. Kernels are compiled
                so a float32 net with a linear layer is refused there. 9.0 (H100, H200) is neither
                in NVIDIA's list nor among the names that can be set, and whether the default plan
                runs on it can only be seen on one.
-               The same model gives the same bytes of the plan on every run.
+               Two builds of one model do the same but need not agree in every byte: the numbers
+               of temporary tensors and the order of the outputs vary.
 tensorrt       Chooses kernels by timing them, so that building needs the GPU it builds for. Its
                libraries come from NVIDIA's own package host.
 
