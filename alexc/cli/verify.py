@@ -125,7 +125,9 @@ def _table(report: Report) -> Table:
         key = (row.layer, row.backend)
         if key not in worst or _share(row) > _share(worst[key]):
             worst[key] = row
-    for layer in dict.fromkeys(row.layer for row in report.rows):
+    # The whole net's rows come in the order of the data; those of single layers may not.
+    ordered = sorted(report.rows, key=lambda row: row.check != "end_to_end")
+    for layer in dict.fromkeys(row.layer for row in ordered):
         cells = []
         for backend in backends:
             found = worst.get((layer, backend))
