@@ -71,18 +71,70 @@ class Case:
         shapes = {name: p.shape for name, p in self.op.parameters(*self.inputs).items()}
         return _draw(self._random(), shapes)
 
-    def graph_parameters(self) -> dict[str, NDArray[np.float32]]:
-        """Random parameters of `graph()` by their whole names."""
-        shapes = {name: p.shape for name, p in self.graph().parameters.items()}
-        return _draw(self._random(), shapes)
-
-    def images(self, batch: int | None = None) -> NDArray[np.float32]:
-        """Random inputs of `graph()`."""
-        shape = (batch or self.batch, *self.inputs[0])
-        return self._random().standard_normal(shape, np.float32)
-
     def _random(self) -> np.random.Generator:
         return np.random.default_rng(zlib.crc32(str(self).encode()))
+
+
+def every_op(*outputs: str) -> Graph:
+    """A small net with branches, with every op in it, and with names of every legal kind."""
+    layers: list[tuple[str, Op, tuple[str, ...]]] = [
+        (
+            "stem/conv",
+            Conv(
+                out_channels=6,
+                kernel_size=(3, 3),
+                stride=(2, 2),
+                padding=Padding(top=1, right=2),
+                groups=3,
+            ),
+            (INPUT,),
+        ),
+        ("stem-bn", BatchNorm(eps=1e-3), ("stem/conv",)),
+        ("整流", Relu(), ("stem-bn",)),
+        (
+            "across",
+            Lrn(size=5, alpha=0.2, beta=0.75, k=2, alpha_per="element"),
+            ("整流",),
+        ),
+        (
+            "within",
+            Lrn(size=3, alpha=0.5, beta=0.5, k=1, alpha_per="window", region="within_channel"),
+            ("across",),
+        ),
+        ("left", Tanh(), ("within",)),
+        ("right", Sigmoid(), ("within",)),
+        ("sum", Add(), ("left", "right", "整流")),
+        ("pool/max", MaxPool(kernel_size=(3, 3), stride=(2, 2), ceil_mode=True), ("sum",)),
+        (
+            "pool/avg",
+            AvgPool(
+                kernel_size=(4, 3),
+                stride=(2, 2),
+                padding=Padding(top=1, bottom=1),
+                ceil_mode=True,
+            ),
+            ("sum",),
+        ),
+        ("joined", Concat(), ("pool/max", "pool/avg")),
+        ("bins", AdaptiveAvgPool(output_size=(3, 2)), ("joined",)),
+        ("shares", Softmax(), ("bins",)),
+        ("flat", Flatten(), ("shares",)),
+        ("drop", Dropout(p=0.5), ("flat",)),
+        ("fc", Linear(out_features=11), ("drop",)),
+    ]
+    return Graph.build("every-op", (3, 21, 17), layers, outputs or ("fc",))
+
+
+def weights_for(graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """Random parameters of a graph by their whole names, the same in every run."""
+    shapes = {name: parameter.shape for name, parameter in graph.parameters.items()}
+    return _draw(np.random.default_rng(2012), shapes)
+
+
+def images_for(graph: Graph, batch: int) -> NDArray[np.float32]:
+    """Random images for a graph, the same in every run."""
+    random = np.random.default_rng(batch)
+    return random.standard_normal((batch, *graph.input_shape), np.float32)
 
 
 def reference(
