@@ -58,8 +58,8 @@ distclean: clean ## remove the environment too (trained nets under runs/ stay)
 env: $(STAMP) ## make .venv, or bring it up to date
 
 # Where ensurepip is split off (Debian), venv makes no pip: then the interpreter's own pip serves.
-# TensorRT's libraries come from NVIDIA's host. Where that is out of reach, TensorRT-RTX still builds
-# and runs engines, so a machine with a GPU goes on without.
+# TensorRT's libraries come from NVIDIA's own host. Where that is out of reach, TensorRT-RTX still
+# builds and runs engines, so a machine with a GPU goes on without.
 $(STAMP): pyproject.toml constraints.txt
 	@set -eu; \
 	python=; \
@@ -85,9 +85,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    fi; \
 	}; \
 	if [ $(DEVICE) = gpu ]; then \
-	    install --editable '.[gpu,openvino,dev]' || { \
-	        echo "environment: without TensorRT and CUDA for Python, whose packages can't be had here" >&2; \
-	        install --editable '.[openvino,dev]' onnxruntime-gpu; \
+	    install --editable '.[gpu,openvino,dev]' 2>$(VENV)/tensorrt.log || { \
+	        echo "environment: without TensorRT (see $(VENV)/tensorrt.log); TensorRT-RTX is there" >&2; \
+	        install --editable '.[openvino,dev]' cuda-python onnxruntime-gpu; \
 	    }; \
 	else \
 	    install --editable '.[cpu,openvino,dev]'; \

@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"order seed: {config.getoption('--order-seed')}, threads a process: {_THREADS}"
+    return f"order seed: {config.getoption('--order-seed')}"
 
 
 @pytest.hookimpl(trylast=True)
