@@ -366,6 +366,7 @@ _REASONS = {
     errno.EROFS: ("bundle/read-only", "the file system is read-only"),
     errno.EACCES: ("bundle/not-permitted", "it is not permitted to write there"),
     errno.EPERM: ("bundle/not-permitted", "it is not permitted to write there"),
+    errno.EBUSY: ("bundle/in-use", "something is mounted there, and can't be replaced"),
 }
 
 

@@ -221,6 +221,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         (errno.EDQUOT, "bundle/disk-full"),
         (errno.EROFS, "bundle/read-only"),
         (errno.EACCES, "bundle/not-permitted"),
+        (errno.EBUSY, "bundle/in-use"),
         (errno.EIO, "bundle/not-written"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -169,6 +170,51 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
     ):
         assert parse(render(manifest), "manifest.json") == manifest
         assert render(parse(render(manifest), "manifest.json")) == render(manifest)
+
+
+def _leaves(content: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every value of a JSON document."""
+    found = [place] if place else []
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
+    for key, value in items:
+        found += _leaves(value, (*place, key))
+    return found
+
+
+def test_any_value_in_any_place_is_read_or_refused() -> None:
+    values: tuple[Any, ...] = (
+        None,
+        True,
+        -1,
+        0,
+        10**400,
+        1e308,
+        "",
+        "../x",
+        "\ud800",
+        [],
+        [[]],
+        {},
+        {"x": {}},
+    )
+    places = _leaves(json.loads(render(MANIFEST)))
+    assert len(places) > 60
+    for place in places:
+        for value in values:
+
+            def put(content: Any, place: tuple[Any, ...] = place, value: Any = value) -> None:
+                for key in place[:-1]:
+                    content = content[key]
+                content[place[-1]] = value
+
+            with contextlib.suppress(BundleError):
+                parse(_foreign(put), "manifest.json")
 
 
 def _foreign(change: Callable[[dict[str, Any]], object]) -> bytes:

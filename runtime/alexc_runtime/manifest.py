@@ -347,7 +347,7 @@ def parse(data: bytes, shown_as: str) -> Manifest:
         raise refuse("was altered after the build", code="bundle/altered")
     try:
         return _manifest(_Fields(content, ""))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # an integer too large for a float
         raise refuse(f"is not as a build writes it: {error}") from None
 
 

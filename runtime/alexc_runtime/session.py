@@ -33,7 +33,10 @@ ENGINES: dict[str, type[Engine]] = {
 
 
 class Session:
-    """A bundle on an engine. Close it, or use it in a `with`. Threads may share it."""
+    """A bundle on an engine. Close it, or use it in a `with`.
+
+    Threads may share it, and close it when all of them are done.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine, record: EngineRecord, why: str) -> None:
         self._bundle = bundle

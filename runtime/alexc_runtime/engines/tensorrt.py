@@ -146,7 +146,7 @@ class TensorRT(Engine):
                 # Also when something failed: `outputs` and `batch` must not be freed under a
                 # copy that is still going on.
                 finished = cuda.cudaStreamSynchronize(self._stream)
-            self._call(lambda: finished)
+            self._value(finished)
         return outputs
 
     def close(self) -> None:
@@ -154,8 +154,14 @@ class TensorRT(Engine):
             self._held.close()
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """Call a function of the CUDA runtime: its result, or EngineError with CUDA's own words."""
-        status, *results = function(*arguments)
+        return self._value(function(*arguments))
+
+    def _value(self, result: tuple[Any, ...]) -> Any:
+        """What a function of the CUDA runtime gave, or EngineError in CUDA's own words.
+
+        Each returns its status, and then its results if it has any.
+        """
+        status, *results = result
         if int(status) != 0:
             _, text = self._cuda.cudaGetErrorString(status)
             words = text.decode() if isinstance(text, bytes) else str(text)
