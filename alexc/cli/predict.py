@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from alexc.bundle import runtime_faults
@@ -34,11 +36,18 @@ def predict(
                 f"the bundle {bundle} does not say how a photograph becomes its input",
                 help="add `preprocess:` to the spec and build again",
             )
-        at_once = min(_AT_ONCE, session.manifest.input.batch.max)
+        smallest, largest = session.batch_limits
+        at_once = max(smallest, min(_AT_ONCE, largest or _AT_ONCE))
         found = []
         for start in range(0, len(images), at_once):
-            batch = alexc_runtime.load_photos(images[start : start + at_once], preprocess)
-            found += alexc_runtime.top(session.run(batch), session.manifest)
+            chunk = images[start : start + at_once]
+            # Pillow warns of metadata that it can't read; the picture is there all the same.
+            with warnings.catch_warnings(action="ignore"):
+                batch = alexc_runtime.load_photos(chunk, preprocess)
+            # A plan may take no batch as small as the last one: it is filled up with its end.
+            missing = max(0, smallest - len(batch))
+            full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+            found += alexc_runtime.top(session.run(full), session.manifest)[: len(chunk)]
         why = session.why
     if json:
         print_json(
