@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.engines import model as onnx_file
@@ -125,14 +125,15 @@ def by_hand(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
     shape: Sequence[int | str] = ("batch", 3, 7, 5),
-    result: str = "y",
+    weights: Sequence[onnx.TensorProto] = (),
 ) -> Path:
-    """A model of these nodes, from `input` to `result`, that need not be a good one."""
+    """A model of these nodes, from `input` to `y`, that need not be a good one."""
     graph = helper.make_graph(
         nodes,
         "by-hand",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        weights,
     )
     domains = [helper.make_opsetid("", 19), helper.make_opsetid("elsewhere", 1)]
     path.write_bytes(
@@ -285,15 +286,16 @@ def test_what_is_asked_for_comes_in_its_order_and_once(
         assert list(session.run(images)) == ["fc", "pool2"]
 
 
-def test_any_batch_gives_the_same_image_the_same_bits_twice(
+def test_the_same_batch_gives_the_same_bits_in_arrays_of_ones_own(
     engine: CpuEngine, model: Path, images: Array
 ) -> None:
     with engine.session(model, 1) as session:
         first = session.run(images)
-        again = session.run(images)
-        five = session.run(np.concatenate([images, images, images[:1]]))
-    np.testing.assert_array_equal(first["fc"], again["fc"], strict=True)
-    assert first["fc"] is not again["fc"]
+        kept = first["fc"].copy()
+        five = session.run(np.concatenate([images[1:], images, images]))
+        session.run(images + 1)
+        np.testing.assert_array_equal(first["fc"], kept, strict=True)
+        np.testing.assert_array_equal(session.run(images)["fc"], kept, strict=True)
     assert five["fc"].shape == (5, 11)
 
 
@@ -308,12 +310,13 @@ def test_arrays_in_another_layout_mean_the_same(
 
 
 def test_denormals_are_kept(engine: CpuEngine, tmp_path: Path) -> None:
+    same = numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "same")
     nodes = [
-        helper.make_node("Relu", ["input"], ["a"], name="a"),
+        helper.make_node("Conv", ["input", "same"], ["a"], name="a"),
         helper.make_node("Add", ["a", "a"], ["y"], name="y"),
     ]
     tiny = np.full((2, 3, 7, 5), 3e-42, np.float32)
-    with engine.session(by_hand(tmp_path / "model.onnx", nodes), 1) as session:
+    with engine.session(by_hand(tmp_path / "model.onnx", nodes, weights=[same]), 1) as session:
         np.testing.assert_array_equal(session.run(tiny)["y"], tiny + tiny, strict=True)
 
 
@@ -451,24 +454,32 @@ def test_tensorrt_understands_every_shape_as_the_graph_does(model: Path, graph: 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "int8"])
-def test_products_are_rounded_to_tf32_only_where_it_is_asked_for(
+def test_the_builder_is_told_the_batches_and_to_round_to_tf32_only_where_it_is_asked_for(
     precision: str, rtx: ModuleType, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs: list[Any] = []
+    made: dict[str, Any] = {}
 
     def builder(log: Any) -> Proxy:
         real = rtx.Builder(log)
 
-        def create_builder_config() -> Any:
-            configs.append(real.create_builder_config())
-            return configs[-1]
+        def create(what: str) -> Any:
+            made[what] = getattr(real, f"create_{what}")()
+            return made[what]
 
-        return Proxy(real, create_builder_config=create_builder_config)
+        return Proxy(
+            real,
+            create_builder_config=lambda: create("builder_config"),
+            create_optimization_profile=lambda: create("optimization_profile"),
+        )
 
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", Proxy(rtx, Builder=builder))
-    plan = tensorrt.build_plan(model, tmp_path / "net.plan", precision=precision)
+    plan = tensorrt.build_plan(
+        model, tmp_path / "net.plan", precision=precision, batch=BatchRange(2, 4, 9)
+    )
     assert plan.record.precision == precision
-    assert [config.get_flag(rtx.BuilderFlag.TF32) for config in configs] == [precision == "tf32"]
+    assert made["builder_config"].get_flag(rtx.BuilderFlag.TF32) == (precision == "tf32")
+    shapes = made["optimization_profile"].get_shape("input")
+    assert [tuple(shape) for shape in shapes] == [(size, 3, 23, 19) for size in (2, 4, 9)]
 
 
 class Proxy:
@@ -526,6 +537,21 @@ def test_what_the_builder_can_not_build_is_told_in_its_words(model: Path, tmp_pa
         tensorrt.build_plan(model, tmp_path / "net.plan", targets=["7.5"])
     assert codes(caught.value) == ["engine/build"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("rtx")
+def test_each_error_tells_of_its_own_build_alone(model: Path, tmp_path: Path) -> None:
+    """While an exception keeps a builder alive, TensorRT ignores the logger of the next one."""
+    (tmp_path / "model.onnx").write_bytes(model.read_bytes())
+    caught = []
+    for _ in range(2):
+        with pytest.raises(AlexcError, match=r"SM75") as built:
+            tensorrt.build_plan(model, tmp_path / "net.plan", targets=["7.5"])
+        with pytest.raises(AlexcError, match="Failed to open file") as parsed:
+            tensorrt.parse(tmp_path / "model.onnx")
+        caught += [built.value, parsed.value]
+    assert str(caught[0]) == str(caught[2])
+    assert str(caught[1]) == str(caught[3])
 
 
 @pytest.mark.usefixtures("rtx")
@@ -596,14 +622,17 @@ def test_progress_goes_from_nothing_to_all(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-def test_an_interrupt_in_the_middle_leaves_nothing(model: Path, tmp_path: Path) -> None:
+def test_an_interrupt_in_the_middle_stops_the_build_and_leaves_nothing(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def interrupt(done: float, phase: str) -> None:
         if done > 0.3 and phase:
             raise KeyboardInterrupt
 
     (tmp_path / "net.plan").write_bytes(b"the plan of before")
-    with pytest.raises(KeyboardInterrupt):
+    with caplog.at_level(logging.INFO, "alexc.engines.tensorrt"), pytest.raises(KeyboardInterrupt):
         tensorrt.build_plan(model, tmp_path / "net.plan", progress=interrupt)
+    assert any("BuildCanceled" in message for message in caplog.messages)
     assert (tmp_path / "net.plan").read_bytes() == b"the plan of before"
     assert [file.name for file in tmp_path.iterdir()] == ["net.plan"]
 
@@ -701,15 +730,16 @@ def test_a_builder_that_does_not_start_is_no_crash(
 def test_the_log_goes_to_python_and_warnings_are_kept(
     rtx: ModuleType, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    logger = tensorrt._logger(rtx)
+    logger = tensorrt._logger(rtx.ILogger)
+    logger.kept = tensorrt._Messages()
     severity = rtx.ILogger.Severity
     with caplog.at_level(logging.INFO, "alexc.engines.tensorrt"):
         logger.log(severity.WARNING, "careful")
         logger.log(severity.ERROR, "wrong")
         logger.log(severity.INFO, "by the way")
         logger.log(severity.VERBOSE, "at length")
-    assert logger.warnings == ["careful"]
-    assert logger.errors == ["wrong"]
+    assert logger.kept.warnings == ["careful"]
+    assert logger.kept.errors == ["wrong"]
     assert caplog.messages == ["careful", "wrong", "by the way"]
     assert capfd.readouterr() == ("", "")
 

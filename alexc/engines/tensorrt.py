@@ -33,6 +33,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -199,11 +200,19 @@ def build_plan(
         library=builder.version,
         targets=tuple(capability.name.lower() for capability in capabilities),
         tensors=network.tensors(),
-        warnings=tuple(builder.logger.warnings),
+        warnings=tuple(builder.log.warnings),
     )
 
 
 # ---- TensorRT's objects --------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Messages:
+    """What TensorRT has complained of in the course of one build."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class _Builder:
@@ -213,7 +222,8 @@ class _Builder:
         self.library: Any = load(flavour)
         self.version = str(self.library.__version__)
         self.name = FLAVOURS[flavour].package
-        self.logger: Any = _logger(self.library)
+        self.logger: Any = _logger(self.library.ILogger)
+        self.log = self.logger.kept = _Messages()
         try:
             self.builder: Any = self.library.Builder(self.logger)
         except (RuntimeError, TypeError) as error:  # its C++ side returned nothing
@@ -221,7 +231,7 @@ class _Builder:
 
     def fault(self, code: str, message: str, *, help: str | None = None) -> AlexcError:
         """An error with what TensorRT has logged so far as notes."""
-        notes = tuple(note for note in self.logger.errors if _reason(note) not in message)
+        notes = tuple(note for note in self.log.errors if _reason(note) not in message)
         return AlexcError(Diagnostic(code, message, notes=notes[:5], help=help))
 
     def capabilities(self, targets: Sequence[str]) -> list[Any]:
@@ -279,7 +289,7 @@ class _Builder:
             telling = [line for line in details if not line.startswith("Invalid Node")]
             reason = _reason(telling[0]) if telling else "it gives no reason"
             # Of weights that can't be read the reason is in the log alone.
-            notes = [] if operator else [_reason(line) for line in self.logger.errors[:3]]
+            notes = [] if operator else [_reason(line) for line in self.log.errors[:3]]
             faults.append(
                 Diagnostic(
                     "engine/parse",
@@ -357,7 +367,7 @@ class _Network:
             if stopped is not None:
                 raise stopped
             if not complete:
-                reason = next(iter(self.owner.logger.errors), "it gives no reason")
+                reason = next(iter(self.owner.log.errors), "it gives no reason")
                 raise self.owner.fault(
                     "engine/build", f"{self.owner.name} can't build {model}: {_reason(reason)}"
                 )
@@ -388,9 +398,15 @@ def _parsed(tensor: Any) -> ParsedTensor:
 # returned.
 
 
-def _logger(library: Any) -> Any:
-    """TensorRT's log as Python's, nothing of it printed; errors and warnings are kept as well."""
-    severity = library.ILogger.Severity
+@cache
+def _logger(base: Any) -> Any:
+    """TensorRT's log as Python's, nothing of it printed; errors and warnings are kept in `kept`.
+
+    There is one for a library, `base` being its ILogger: as long as anything lives that was made
+    with one logger, TensorRT sends all it has to say there, and does not use another. (An exception
+    keeps its builder alive.) So each build puts a new list in place instead.
+    """
+    severity = base.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
         severity.ERROR: logging.ERROR,
@@ -399,18 +415,17 @@ def _logger(library: Any) -> Any:
         severity.VERBOSE: logging.DEBUG,
     }
 
-    class Logger(library.ILogger):  # type: ignore[misc]  # known only when it runs
+    class Logger(base):  # type: ignore[misc]  # known only when it runs
         def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
+            base.__init__(self)
+            self.kept = _Messages()
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity, logging.INFO)
             if level >= logging.ERROR and not _is_noise(message):
-                self.errors.append(message)
+                self.kept.errors.append(message)
             elif level == logging.WARNING:
-                self.warnings.append(message)
+                self.kept.warnings.append(message)
             # Errors go into the AlexcError; logging them loudly too would print them twice.
             _log.log(min(level, logging.INFO), "%s", message)
 
