@@ -18,7 +18,7 @@ from typing import Any
 # Before anything imports numpy or torch: the test processes share the cores, instead of each
 # starting a thread for every one of them. Commands that tests start inherit this.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_THREADS = max(1, len(os.sched_getaffinity(0)) // _PROCESSES)
+_THREADS = max(1, (os.cpu_count() or 1) // _PROCESSES)
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, str(_THREADS))
 
