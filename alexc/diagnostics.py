@@ -9,6 +9,7 @@ could be found in one go. Anything else that escapes is a bug of alexc.
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +19,17 @@ Severity = Literal["error", "warning"]
 # A snippet is cut to this many characters around its caret, so that a line of a megabyte still
 # gives an error of a few lines.
 _SNIPPET_WIDTH = 120
+_TEXT_WIDTH = 100  # of notes and help; the message is one line, however long
 
 _BOLD, _RED, _YELLOW, _BLUE, _RESET = "\033[1m", "\033[1;31m", "\033[1;33m", "\033[1;34m", "\033[0m"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SourceText:
-    """The text of one file, kept so that a diagnostic can show the line it speaks of."""
+    """The text of one file, kept so that a diagnostic can show the line it speaks of.
+
+    One is equal only to itself, so that comparing places doesn't compare texts.
+    """
 
     path: str
     lines: tuple[str, ...]
@@ -94,7 +99,7 @@ def usage_fault(code: str, message: str, *, help: str | None = None) -> UsageErr
 
 
 def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
-    """The diagnostic as `--json` prints it; `file`, `line` and `column` are null without a place."""
+    """The diagnostic as `--json` prints it; without a place, file, line and column are null."""
     place = diagnostic.place
     return {
         "code": diagnostic.code,
@@ -128,12 +133,24 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
             out.append(f"{paint(_BLUE, str(place.line))} {bar} {line}".rstrip())
             out.append(f"{gutter}{bar} {paint(style, caret)}")
     equals = paint(_BLUE, "=")
-    indent = "\n" + gutter + "  "
-    for note in diagnostic.notes:
-        out.append(f"{gutter}{equals} note: " + note.replace("\n", indent))
+    texts = [("note", note) for note in diagnostic.notes]
     if diagnostic.help is not None:
-        out.append(f"{gutter}{equals} help: " + diagnostic.help.replace("\n", indent))
+        texts.append(("help", diagnostic.help))
+    for word, text in texts:
+        out.append(f"{gutter}{equals} {word}: {_wrap(text, indent=len(gutter) + 8)}")
     return "\n".join(out)
+
+
+def _wrap(text: str, indent: int) -> str:
+    """The text in lines of readable length; all but the first are indented."""
+    lines = [
+        part
+        for line in text.split("\n")
+        for part in textwrap.wrap(
+            line, _TEXT_WIDTH - indent, break_long_words=False, break_on_hyphens=False
+        )
+    ]
+    return ("\n" + " " * indent).join(lines)
 
 
 def _snippet(place: Place) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic
@@ -11,7 +11,7 @@ from alexc.graph.facts import check_facts
 from alexc.graph.graph import Graph
 from alexc.graph.lint import lint
 from alexc.ops.pointwise import Softmax
-from alexc.source import Listing, Scalar
+from alexc.source import MAX_BYTES, Listing, Scalar
 from alexc.spec.merge import project_root, resolve_path
 from alexc.spec.parse import Spec, load_spec
 
@@ -34,7 +34,7 @@ def load_net(path: Path) -> Net:
     """
     spec, faults = load_spec(path)
     if spec is None:
-        raise AlexcError(*sort_by_place(faults))
+        raise AlexcError(*sort_by_place(faults, str(path)))
     graph, more = elaborate(spec)
     faults += more
     faults += _check_preprocess(spec)
@@ -42,18 +42,30 @@ def load_net(path: Path) -> Net:
     if graph is not None:
         faults += check_facts(spec, graph)
     if faults or graph is None:
-        raise AlexcError(*sort_by_place(faults))
-    return Net(spec, graph, labels, tuple(sort_by_place(lint(spec, graph))))
+        raise AlexcError(*sort_by_place(faults, str(path)))
+    return Net(spec, graph, labels, tuple(sort_by_place(lint(spec, graph), str(path))))
 
 
-def sort_by_place(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
-    """In the order of the file, for a layer's fault comes before those of its readers."""
+def sort_by_place(diagnostics: list[Diagnostic], file: str) -> list[Diagnostic]:
+    """Those of `file` before those of its bases, in the order of the lines; each fault once.
 
-    def key(diagnostic: Diagnostic) -> tuple[str, int, int]:
+    What a block or an anchor gives is in as many layers as use it, but written only once.
+    """
+    kept: dict[tuple[bool, str, int, int, str], list[Diagnostic]] = {}
+    for diagnostic in diagnostics:
         place = diagnostic.place
-        return (place.source.path, place.line, place.column) if place else ("", 0, 0)
-
-    return sorted(diagnostics, key=key)
+        path, line, column = (
+            (place.source.path, place.line, place.column) if place else (file, 0, 0)
+        )
+        kept.setdefault((path != file, path, line, column, diagnostic.code), []).append(diagnostic)
+    result = []
+    for key in sorted(kept, key=lambda key: key[:4]):
+        first, *more = kept[key]
+        if more and (uses := len({diagnostic.message for diagnostic in more} - {first.message})):
+            note = f"{uses} more layer{'s' * (uses > 1)} made of the same lines"
+            first = replace(first, notes=(*first.notes, note))
+        result.append(first)
+    return result
 
 
 def outputs_are_probabilities(graph: Graph) -> bool:
@@ -117,20 +129,29 @@ def _labels(spec: Spec, graph: Graph | None, faults: list[Diagnostic]) -> tuple[
     node = spec.tree.get("labels")
     labels: tuple[str, ...] | None = None
     if isinstance(node, Listing):
-        labels = tuple(spec.header.labels or ())
-    elif isinstance(node, Scalar) and isinstance(node.value, str):
+        labels = spec.header.labels if isinstance(spec.header.labels, tuple) else None
+    elif isinstance(node, Scalar) and isinstance(node.value, str) and node.value:
         # The path is relative to the file that wrote it, which may be a base of this spec.
         owner = Path(node.place.source.path).resolve()
         try:
             file = resolve_path(node, owner, project_root(owner), "labels/file")
-            labels = tuple(file.read_text(encoding="utf-8").splitlines())
+            with file.open("rb") as stream:
+                text = stream.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                message = f"{node.value} is larger than {MAX_BYTES:,} bytes: no list of labels"
+                faults.append(Diagnostic("labels/file", message, node.place))
+            else:
+                labels = tuple(text.decode().splitlines())
         except AlexcError as error:
             faults.extend(error.diagnostics)
         except (OSError, UnicodeDecodeError) as error:
-            faults.append(Diagnostic("labels/file", f"{node.value}: {error}", node.place))
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            faults.append(Diagnostic("labels/file", f"{node.value}: {reason}", node.place))
     if labels is not None and graph is not None:
-        classes = graph.shapes[graph.outputs[0]][0]
+        output = graph.outputs[0]
+        classes = graph.shapes[output][0]
         if len(labels) != classes:
-            message = f"{len(labels)} labels for the {classes} outputs of {graph.outputs[0]}"
-            faults.append(Diagnostic("labels/count", message, spec.place("labels")))
+            message = f"there are {len(labels)} labels and {output} has {classes} values"
+            help = "one label for each class, one a line"
+            faults.append(Diagnostic("labels/count", message, spec.place("labels"), help=help))
     return labels

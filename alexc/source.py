@@ -13,16 +13,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from alexc.diagnostics import AlexcError, Diagnostic, Place, SourceText, UsageError
-
-if TYPE_CHECKING:
-    from ruamel.yaml.events import Event
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
+
+# ruamel.yaml's events have no common type that knows their attributes.
+_Event = Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +66,16 @@ class Mapping:
 
 
 Node = Scalar | Listing | Mapping
+
+
+def mapping(entries: dict[str, Entry], place: Place) -> Mapping:
+    """A mapping put together from values that have been read."""
+    return Mapping(entries, place, 1 + sum(entry.value.size for entry in entries.values()))
+
+
+def sequence(items: Sequence[Node], place: Place) -> Listing:
+    """A sequence put together from values that have been read."""
+    return Listing(tuple(items), place, 1 + sum(item.size for item in items))
 
 
 def read(path: Path, *, shown_as: str | None = None) -> Mapping:
@@ -124,7 +134,7 @@ def plain(node: Node) -> Any:
 
 
 def locate(node: Node, path: Sequence[str | int], *, key: bool = False) -> Place:
-    """The place of the value at `path`, or of its key; of the nearest value above, if it is absent."""
+    """The place of the value at `path`, or of its key; if it is absent, of the value above it."""
     place = node.place
     for step in path:
         if isinstance(node, Mapping) and step in node.entries:
@@ -191,7 +201,7 @@ class _Composer:
             )
         return root
 
-    def _events(self, text: str) -> Iterator[Event]:
+    def _events(self, text: str) -> Iterator[_Event]:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
         from ruamel.yaml.reader import ReaderError
@@ -222,7 +232,7 @@ class _Composer:
             # ruamel.yaml lets a few plain Python errors out on malformed text.
             self._stop("yaml/syntax", f"this is not YAML: {error}", Place(self.source, 1, 1))
 
-    def _take(self, event: Event, kind: str) -> Node | None:
+    def _take(self, event: _Event, kind: str) -> Node | None:
         """Handle one event; the root value when this event completes it."""
         node: Node
         match kind:
@@ -249,7 +259,7 @@ class _Composer:
         self._add(node, event)
         return None
 
-    def _push(self, event: Event, *, is_mapping: bool) -> None:
+    def _push(self, event: _Event, *, is_mapping: bool) -> None:
         place = self._place(event)
         if len(self.stack) >= MAX_DEPTH:
             message = f"values are nested more than {MAX_DEPTH} deep"
@@ -267,7 +277,7 @@ class _Composer:
             node = Mapping(done.entries, done.place, done.size)
         return node, done.anchor
 
-    def _add(self, node: Node, event: Event) -> None:
+    def _add(self, node: Node, event: _Event) -> None:
         top = self.stack[-1]
         if top.entries is None:
             top.items.append(node)
@@ -282,7 +292,7 @@ class _Composer:
         top.size += node.size
         self._limit(top.size, event)
 
-    def _limit(self, size: int, event: Event) -> None:
+    def _limit(self, size: int, event: _Event) -> None:
         if size > MAX_VALUES:
             message = f"the file stands for more than {MAX_VALUES:,} values (aliases written out)"
             self._stop("yaml/too-many-values", message, self._place(event))
@@ -304,7 +314,7 @@ class _Composer:
             )
         return name, node.place
 
-    def _scalar(self, event: Event) -> Scalar:
+    def _scalar(self, event: _Event) -> Scalar:
         self._check_tag(event)
         raw: str = event.value
         place = self._place(event)
@@ -317,12 +327,12 @@ class _Composer:
             self.faults.append(Diagnostic("yaml/number", message, place))
             return Scalar(0, raw, place)
 
-    def _check_tag(self, event: Event) -> None:
+    def _check_tag(self, event: _Event) -> None:
         tag = event.tag
         if tag is not None and str(tag) not in ("tag:yaml.org,2002:str", "!"):
             self._stop("yaml/tag", "tags (a word after !) have no meaning here", self._place(event))
 
-    def _place(self, event: Event) -> Place:
+    def _place(self, event: _Event) -> Place:
         start, end = event.start_mark, event.end_mark
         same_line = end is not None and end.line == start.line
         return Place(
@@ -352,10 +362,10 @@ _WORDS: dict[str, bool | float | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((f"{sign}{inf}" for sign in ("", "+") for inf in (".inf", ".Inf", ".INF")), float("inf")),
-    **dict.fromkeys((f"-{inf}" for inf in (".inf", ".Inf", ".INF")), float("-inf")),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
-}  # fmt: skip
+}
 
 
 def resolve(raw: str) -> str | int | float | bool | None:

@@ -13,10 +13,14 @@ from alexc.graph.graph import INPUT, Graph, Node, make_node
 from alexc.ops.base import Op, Shape, ShapeFault, format_shape
 from alexc.spec.parse import Layer, Spec
 
+_MOST_NAMED = 8  # layers in one diagnostic
+
 
 def elaborate(spec: Spec) -> tuple[Graph | None, list[Diagnostic]]:
     """The graph that the spec describes, or None and the faults that stand in the way."""
     faults: list[Diagnostic] = []
+    if INPUT in spec.layers:  # a name that can't be given, which has been said
+        return None, faults
     inputs = _wiring(spec.layers)
     order = _order(spec, inputs, faults)
     header = spec.header
@@ -42,7 +46,9 @@ def elaborate(spec: Spec) -> tuple[Graph | None, list[Diagnostic]]:
         nodes.append(node)
     if faults or len(nodes) < len(spec.layers):
         return None, faults
-    outputs = header.outputs or (next(reversed(spec.layers)),)
+    # An output that is no layer has been said to be none.
+    outputs = tuple(dict.fromkeys(o for o in header.outputs or () if o in spec.layers))
+    outputs = outputs or (next(reversed(spec.layers)),)
     graph = Graph(header.name, input_shape, tuple(nodes), outputs)
     return graph, faults
 
@@ -80,8 +86,9 @@ def _order(spec: Spec, inputs: dict[str, tuple[str, ...]], faults: list[Diagnost
                 heapq.heappush(heap, position[reader])
     if len(order) < len(inputs):
         loop = _loop(inputs, {name for name in inputs if waiting[name] > 0})
-        place = spec.place("layers", loop[0], "inputs", key=True)
-        message = f"the layers read each other in a circle: {' → '.join([*loop, loop[0]])}"
+        place = spec.place("layers", loop[0], "inputs")
+        shown = loop if len(loop) <= _MOST_NAMED else [*loop[: _MOST_NAMED - 1], "…", loop[-1]]
+        message = f"the layers read each other in a circle: {' → '.join([*shown, loop[0]])}"
         help = "a net runs from the input to its outputs; name an earlier layer in `inputs`"
         faults.append(Diagnostic("graph/cycle", message, place, help=help))
     return order
@@ -90,11 +97,12 @@ def _order(spec: Spec, inputs: dict[str, tuple[str, ...]], faults: list[Diagnost
 def _loop(inputs: dict[str, tuple[str, ...]], stuck: set[str]) -> list[str]:
     """One circle among the layers that could not be ordered, in the order of the data."""
     name = next(name for name in inputs if name in stuck)
-    path: list[str] = []
+    path: dict[str, None] = {}
     while name not in path:
-        path.append(name)
+        path[name] = None
         name = next(source for source in inputs[name] if source in stuck)
-    return path[path.index(name) :][::-1]
+    walked = list(path)
+    return walked[walked.index(name) :][::-1]
 
 
 def _arity_fits(
@@ -104,14 +112,14 @@ def _arity_fits(
     if count >= op.min_inputs and (op.max_inputs is None or count <= op.max_inputs):
         return True
     wanted = f"{op.min_inputs} or more" if op.max_inputs is None else f"{op.min_inputs}"
-    faults.append(
-        Diagnostic(
-            "graph/inputs",
-            f"{name}: {op.kind} takes {wanted} input{'s' * (wanted != '1')} and gets {count}",
-            spec.place("layers", name, "inputs"),
-            help="name them: inputs: [a, b]" if count < op.min_inputs else None,
-        )
-    )
+    message = f"{name}: {op.kind} takes {wanted} input{'s' * (wanted != '1')} and gets {count}"
+    help = "name the layers that it reads: inputs: [left, right]"
+    if count > op.min_inputs:
+        help = "put an add or a concat before it, and read that"
+    place = spec.place("layers", name, "inputs")
+    if place is spec.place("layers", name):  # the wiring is the default's
+        place = spec.place("layers", name, key=True)
+    faults.append(Diagnostic("graph/inputs", message, place, help=help))
     return False
 
 
@@ -124,7 +132,8 @@ def _shape_diagnostic(
     if fault.field and place == spec.place(*path):  # a default is to blame: show the layer
         place = spec.place(*path, key=True)
     notes = []
-    for source, shape in zip(sources, shapes, strict=True):
+    # An input that is read twice comes from one place.
+    for source, shape in list(dict(zip(sources, shapes, strict=True)).items())[:_MOST_NAMED]:
         if source == INPUT:
             origin = spec.place("input", key=True)
         else:

@@ -2,64 +2,133 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+import math
 
 from alexc.diagnostics import Diagnostic
-from alexc.graph.graph import Graph
+from alexc.graph.graph import Graph, Node
 from alexc.ops.base import format_shape
+from alexc.ops.conv import Conv
+from alexc.ops.pool import AvgPool, MaxPool
+from alexc.ops.window import Axis
+from alexc.spec.names import Names, clip
 from alexc.spec.parse import Spec
+
+_MOST_NAMED = 3
 
 
 def check_facts(spec: Spec, graph: Graph) -> list[Diagnostic]:
     """A Diagnostic for every expected fact that is not so, at the line that states it."""
     expect = spec.header.expect
     faults: list[Diagnostic] = []
-
-    def wrong(code: str, message: str, *path: str) -> None:
-        faults.append(Diagnostic(code, message, spec.place("expect", *path)))
-
-    if expect.parameters is not None and expect.parameters != graph.parameter_count:
-        difference = graph.parameter_count - expect.parameters
-        wrong(
-            "expect/parameters",
-            f"{expect.parameters:,} parameters are expected and there are "
-            f"{graph.parameter_count:,} ({difference:+,})",
-            "parameters",
-        )
-    if expect.macs is not None and expect.macs != graph.macs:
-        wrong(
-            "expect/macs",
-            f"{expect.macs:,} multiply–accumulates are expected and there are {graph.macs:,}",
-            "macs",
-        )
+    names = Names(graph.by_name)
+    explained = 0  # parameters too many in the layers that have faults of their own
     for name, count in expect.layer_parameters.items():
         if (node := graph.by_name.get(name)) is None:
-            faults.append(_unknown(spec, graph, "layer_parameters", name))
+            faults.append(_unknown(spec, graph, names, "layer_parameters", name))
         elif node.parameter_count != count:
-            wrong(
-                "expect/layer-parameters",
-                f"{name}: {count:,} parameters are expected and there are {node.parameter_count:,}",
-                "layer_parameters",
-                name,
+            explained += node.parameter_count - count
+            faults.append(
+                Diagnostic(
+                    "expect/layer-parameters",
+                    f"{name}: {count:,} parameters are expected and there are "
+                    f"{node.parameter_count:,}",
+                    spec.place("expect", "layer_parameters", name),
+                    notes=(_count(node),),
+                )
             )
     for name, shape in expect.shapes.items():
         if (node := graph.by_name.get(name)) is None:
-            faults.append(_unknown(spec, graph, "shapes", name))
+            faults.append(_unknown(spec, graph, names, "shapes", name))
         elif node.shape != shape:
-            wrong(
-                "expect/shape",
-                f"{name}: {format_shape(shape)} is expected and it is {format_shape(node.shape)}",
-                "shapes",
-                name,
+            faults.append(
+                Diagnostic(
+                    "expect/shape",
+                    f"{name}: {format_shape(shape)} is expected and it is "
+                    f"{format_shape(node.shape)}",
+                    spec.place("expect", "shapes", name),
+                    notes=_arithmetic(node),
+                )
             )
+    difference = graph.parameter_count - (expect.parameters or 0)
+    # A layer with a fault of its own is the cause; the total that follows from it is not told.
+    if expect.parameters is not None and difference and difference != explained:
+        largest = sorted(graph.nodes, key=lambda node: -node.parameter_count)[:_MOST_NAMED]
+        most = ", ".join(f"{n.name} {n.parameter_count:,}" for n in largest if n.parameter_count)
+        faults.append(
+            Diagnostic(
+                "expect/parameters",
+                f"{expect.parameters:,} parameters are expected and there are "
+                f"{graph.parameter_count:,} ({difference:+,})",
+                spec.place("expect", "parameters"),
+                notes=(f"most are in {most}",) if most else (),
+            )
+        )
+    if expect.macs is not None and expect.macs != graph.macs:
+        largest = sorted(graph.nodes, key=lambda node: -node.macs)[:_MOST_NAMED]
+        most = ", ".join(f"{n.name} {n.macs:,}" for n in largest if n.macs)
+        faults.append(
+            Diagnostic(
+                "expect/macs",
+                f"{expect.macs:,} multiply–accumulates are expected and there are "
+                f"{graph.macs:,} ({graph.macs - expect.macs:+,})",
+                spec.place("expect", "macs"),
+                notes=(f"most are in {most}",) if most else (),
+            )
+        )
     return faults
 
 
-def _unknown(spec: Spec, graph: Graph, table: str, name: str) -> Diagnostic:
-    close = get_close_matches(name, graph.by_name, 1)
+def _unknown(spec: Spec, graph: Graph, names: Names, table: str, name: str) -> Diagnostic:
+    help = names.did_you_mean(name)
+    inside = [layer for layer in graph.by_name if layer.startswith(f"{name}/")]
+    if inside:
+        help = f"{name} is a use of a block; its last layer is {inside[-1]}"
     return Diagnostic(
         "expect/unknown-layer",
-        f"a fact is stated of {name}, but there is no such layer",
+        f"a fact is stated of {clip(name)}, but there is no such layer",
         spec.place("expect", table, name, key=True),
-        help=f"did you mean {close[0]}?" if close else None,
+        help=help,
     )
+
+
+def _count(node: Node) -> str:
+    """`weight 96×3×11×11 = 34,848 and bias 96`."""
+    parts = []
+    for name, parameter in node.parameters.items():
+        if parameter.trainable:
+            product = f" = {parameter.count:,}" if len(parameter.shape) > 1 else ""
+            parts.append(f"{name} {format_shape(parameter.shape)}{product}")
+    reads = format_shape(node.input_shapes[0])
+    if not parts:
+        return f"{node.op.kind} has none that are trained"
+    return f"on {reads} that is {' and '.join(parts)}"
+
+
+def _arithmetic(node: Node) -> tuple[str, ...]:
+    """How the shape comes about, with its numbers."""
+    if isinstance(node.op, Conv | MaxPool | AvgPool):
+        rows, columns = node.op.axes(node.input_shapes[0])
+        texts = [_windows(axis) for axis in (rows, columns)]
+        if texts[0].split(" ", 1)[1] == texts[1].split(" ", 1)[1]:
+            texts = ["rows and columns" + texts[0].removeprefix("rows")]
+        return tuple(texts)
+    inputs = ", ".join(
+        f"{format_shape(shape)} from {source}"
+        for source, shape in zip(node.inputs[:_MOST_NAMED], node.input_shapes, strict=False)
+    )
+    product = ""
+    if len(node.input_shapes) == 1 and math.prod(node.input_shapes[0]) == math.prod(node.shape):
+        product = f" = {math.prod(node.shape):,}"
+    return (f"{node.op.kind} reads {inputs}{product}",)
+
+
+def _windows(axis: Axis) -> str:
+    """`rows: ⌊(227 − 11) / 4⌋ + 1 = 55`."""
+    left, right = "⌈⌉" if axis.ceil else "⌊⌋"
+    padded = f"{axis.size}"
+    if axis.before or axis.after:
+        padded = f"{axis.before} + {axis.size} + {axis.after}"
+    span = f"{axis.span}"
+    if axis.dilation > 1:
+        span = f"({axis.dilation}·({axis.kernel} − 1) + 1)"
+    return f"{axis.name}: {left}({padded} − {span}) / {axis.stride}{right} + 1 = {axis.count}"

@@ -10,7 +10,6 @@ reason, in the spec:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from alexc.diagnostics import Diagnostic
 from alexc.graph.graph import INPUT, Graph, Node
@@ -19,6 +18,7 @@ from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
 from alexc.ops.pointwise import Dropout, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AvgPool, MaxPool
+from alexc.spec.names import Names, clip, listing
 from alexc.spec.parse import Spec
 
 # The largest number whose square is a finite fp16: sqrt(65504).
@@ -32,20 +32,31 @@ _HEAVY_LEAST = 1_000_000
 def lint(spec: Spec, graph: Graph) -> list[Diagnostic]:
     """Every warning that the spec doesn't accept, and every acceptance that accepts nothing."""
     found = [warning for rule in _RULES for warning in rule(spec, graph)]
-    codes = {f"lint/{rule.__name__.strip('_').replace('_', '-')}" for rule in _RULES}
-    kept = [diagnostic for diagnostic, layer in found if not _allowed(spec, diagnostic.code, layer)]
+    allowed = {(allowance.lint, allowance.layer) for allowance in spec.header.allow}
+    kept = [
+        diagnostic
+        for diagnostic, layer in found
+        if not allowed & {(diagnostic.code, None), (diagnostic.code, layer)}
+    ]
+    given = {(diagnostic.code, layer) for diagnostic, layer in found}
+    given |= {(diagnostic.code, None) for diagnostic, _ in found}
+    codes, layers = Names(LINTS), Names(graph.by_name)
     for index, allowance in enumerate(spec.header.allow):
-        place = spec.place("allow", index)
-        if allowance.lint not in codes:
-            close = get_close_matches(allowance.lint, codes, 1)
-            message = f"there is no warning {allowance.lint}"
-            help = f"did you mean {close[0]}?" if close else f"they are: {', '.join(sorted(codes))}"
+        code, layer = allowance.lint, allowance.layer
+        if code not in LINTS:
+            message = f"there is no warning {clip(code)}"
+            help = codes.did_you_mean(code) or f"the warnings are {listing(LINTS)}"
+            place = spec.place("allow", index, "lint")
             kept.append(_warning("lint/unknown-code", message, place=place, help=help))
-        elif not any(
-            allowance.lint == diagnostic.code and allowance.layer in (None, layer)
-            for diagnostic, layer in found
-        ):
-            message = f"{allowance.lint} is accepted here, but nothing gives that warning"
+        elif layer is not None and layer not in graph.by_name:
+            message = f"{code} is accepted at {clip(layer)}, but there is no such layer"
+            help = layers.did_you_mean(layer) or "remove it"
+            place = spec.place("allow", index, "layer")
+            kept.append(_warning("lint/unused-allowance", message, place=place, help=help))
+        elif (code, layer) not in given:
+            at = f" at {clip(layer)}" if layer else ""
+            message = f"{code} is accepted{at}, but nothing gives that warning"
+            place = spec.place("allow", index, "lint")
             kept.append(_warning("lint/unused-allowance", message, place=place, help="remove it"))
     return kept
 
@@ -55,10 +66,6 @@ _Found = Iterator[tuple[Diagnostic, str]]
 
 def _warning(code: str, message: str, **rest: object) -> Diagnostic:
     return Diagnostic(code, message, severity="warning", **rest)  # type: ignore[arg-type]
-
-
-def _allowed(spec: Spec, code: str, layer: str) -> bool:
-    return any(a.lint == code and a.layer in (None, layer) for a in spec.header.allow)
 
 
 def _readers(graph: Graph) -> dict[str, list[Node]]:
@@ -176,13 +183,14 @@ def _fp16_overflow(spec: Spec, graph: Graph) -> _Found:
 
 def _heavy_layer(spec: Spec, graph: Graph) -> _Found:
     """One layer that holds most of the net."""
+    total = max(1, graph.parameter_count)
     for node in graph.nodes:
-        share = node.parameter_count / max(1, graph.parameter_count)
+        share = node.parameter_count / total
         if node.parameter_count >= _HEAVY_LEAST and share > _HEAVY_SHARE:
             yield (
                 _warning(
                     "lint/heavy-layer",
-                    f"{node.name} holds {node.parameter_count:,} of {graph.parameter_count:,} "
+                    f"{node.name} holds {node.parameter_count:,} of {total:,} "
                     f"parameters ({share:.0%})",
                     place=spec.place("layers", node.name, key=True),
                     help="pool its input further (adaptive_avg_pool), or give it fewer outputs",
@@ -230,3 +238,6 @@ _RULES = (
     _idle_dropout,
     _softmax_output,
 )
+
+# The codes of all warnings of this room, in their order.
+LINTS = tuple(f"lint/{rule.__name__.strip('_').replace('_', '-')}" for rule in _RULES)

@@ -6,8 +6,9 @@ The rules, which `docs/spec.md` tells with examples:
   not inherited: a variant's facts are its own.
 - Other root keys replace the base's; mappings (`input`, `preprocess`, `init`) are patched key by
   key. `null` removes a key.
-- `layers` and `blocks` are patched by name. A layer given as `null` is removed. A mapping without
-  `op`, or with the base's, changes just the fields it names; another `op` starts afresh.
+- `layers` and `blocks` are patched by name. A layer or block given as `null` is removed. A layer
+  without `op`, or with the base's, changes just the fields it names; another `op` starts afresh,
+  but reads the same inputs.
 - `after: NAME` or `before: NAME` puts a new layer there or moves an existing one; without either a
   new layer goes to the end.
 
@@ -16,17 +17,20 @@ Every value keeps the place of the file and line that wrote it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from itertools import islice, pairwise
 from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic, Place, UsageError
-from alexc.source import Entry, Mapping, Node, Scalar, read
+from alexc.source import MAX_BYTES, Entry, Mapping, Node, Scalar, mapping, parse, read_bytes
+from alexc.spec.names import Names, clip
 
 NOT_INHERITED = ("name", "source", "description", "expect", "allow")
-PATCHED = ("input", "preprocess", "init")
+PATCHED = ("input", "preprocess", "init", "blocks")
 MAX_CHAIN = 16
 _ROOT_MARKS = (".git", "pyproject.toml")
+_MOST_SIBLINGS = 1000  # files of a folder that a misspelt path is compared with
 
 
 @dataclass(slots=True)
@@ -42,7 +46,17 @@ def load_tree(path: Path) -> Merged:
 
     Raises AlexcError for faults in any of the files and UsageError if `path` itself is missing.
     """
-    return _load(path, _shown(path), project_root(path), [])
+    chain = _read_chain(path)
+    here, tree = chain.pop()
+    merged = Merged(tree, [here])
+    _refuse_positions(tree)
+    for here, patch in reversed(chain):
+        faults: list[Diagnostic] = []
+        merged.tree = _merge_root(merged.tree, patch, faults)
+        merged.files.append(here)
+        if faults:
+            raise AlexcError(*faults)
+    return merged
 
 
 def project_root(path: Path) -> Path:
@@ -60,73 +74,84 @@ def project_root(path: Path) -> Path:
 def resolve_path(text: Node, owner: Path, root: Path, code: str) -> Path:
     """The file that a spec names, relative to the file `owner` that names it, within `root`."""
     if not isinstance(text, Scalar) or not isinstance(text.value, str) or not text.value:
-        raise AlexcError(Diagnostic(code, "the value must be a path", text.place))
+        help = "one path, relative to this file: alexnet.yaml"
+        raise AlexcError(Diagnostic(code, "the value must be a path", text.place, help=help))
     named = Path(text.value)
+    shown = clip(text.value)
     try:
         target = (owner.parent / named).resolve()
-        exists = target.is_file()
+        exists, is_folder = target.is_file(), target.is_dir()
     except (OSError, ValueError, RuntimeError):
-        target, exists = owner, False
+        target, exists, is_folder = owner.parent / "?", False, False
     if named.is_absolute() or not target.is_relative_to(root):
+        top = os.path.relpath(root, owner.parent)
         raise AlexcError(
             Diagnostic(
                 code,
-                f"the path {text.value} leaves the project",
+                f"the path {shown} leaves the project",
                 text.place,
-                notes=(
-                    f"the project's folder is the one with {' or '.join(_ROOT_MARKS)}: {root.name}",
-                ),
+                notes=(f"the project's folder, with {' or '.join(_ROOT_MARKS)}, is here {top}",),
                 help="name a file inside it, relative to this one",
             )
         )
+    if is_folder:
+        raise AlexcError(Diagnostic(code, f"{shown} is a folder, not a file", text.place))
     if not exists:
-        siblings = sorted(p.name for p in owner.parent.glob("*") if p.is_file())
-        close = get_close_matches(named.name, siblings, 1, 0.5)
-        raise AlexcError(
-            Diagnostic(
-                code,
-                f"there is no file {text.value} beside {owner.name}",
-                text.place,
-                help=f"did you mean {close[0]}?" if close else None,
-            )
-        )
+        near = Names(_files_in(target.parent)).did_you_mean(named.name)
+        message = f"there is no file {shown}, seen from {owner.name}"
+        raise AlexcError(Diagnostic(code, message, text.place, help=near))
     return target
 
 
-def _shown(path: Path) -> str:
-    """The path as diagnostics print it: relative to where the user stands, if it lies below."""
+def _files_in(folder: Path) -> list[str]:
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)
+        return [path.name for path in islice(folder.iterdir(), _MOST_SIBLINGS)]
+    except OSError:
+        return []
 
 
-def _load(path: Path, shown_as: str, root: Path, chain: list[Path]) -> Merged:
-    tree = read(path, shown_as=shown_as)
-    here = path.resolve()
-    extends = tree.get("extends")
-    if extends is None:
-        _refuse_positions(tree)
-        return Merged(tree, [here])
-    base_path = resolve_path(extends, here, root, "extends/path")
-    chain = [*chain, here]
-    if base_path in chain:
-        loop = " → ".join(p.name for p in [*chain[chain.index(base_path) :], base_path])
-        raise AlexcError(
-            Diagnostic("extends/cycle", f"the spec extends itself: {loop}", extends.place)
-        )
-    if len(chain) >= MAX_CHAIN:
-        message = f"more than {MAX_CHAIN} specs extend one another"
-        raise AlexcError(Diagnostic("extends/too-long", message, extends.place))
-    try:
-        base = _load(base_path, _shown(base_path), root, chain)
-    except UsageError as error:  # the file exists but can't be read
-        raise AlexcError(*error.diagnostics) from None
-    faults: list[Diagnostic] = []
-    merged = _merge_root(base.tree, tree, faults)
-    if faults:
-        raise AlexcError(*faults)
-    return Merged(merged, [*base.files, here])
+def _shown(base: Path, extends: Scalar) -> str:
+    """How diagnostics print the path of a base: as the user would type it from where he stands."""
+    beside = Path(extends.place.source.path).parent / extends.raw
+    typed = os.path.normpath(beside)
+    # A symbolic link on the way may make `..` lead elsewhere.
+    return typed if Path(typed).resolve() == base else str(base)
+
+
+def _read_chain(path: Path) -> list[tuple[Path, Mapping]]:
+    """The spec at `path`, what it extends, what that extends, … each with its tree."""
+    data = read_bytes(path)
+    root = project_root(path)
+    chain: list[tuple[Path, Mapping]] = []
+    size = 0
+    shown = str(path)
+    while True:
+        tree = parse(data, shown)
+        here = path.resolve()
+        chain.append((here, tree))
+        extends = tree.get("extends")
+        if extends is None:
+            return chain
+        path = resolve_path(extends, here, root, "extends/path")
+        assert isinstance(extends, Scalar)
+        shown = _shown(path, extends)
+        seen = [file for file, _ in chain]
+        if path in seen:
+            loop = " → ".join(file.name for file in [*seen[seen.index(path) :], path])
+            message = f"the spec extends itself: {loop}"
+            help = "one of them must stand on its own, without `extends`"
+            raise AlexcError(Diagnostic("extends/cycle", message, extends.place, help=help))
+        if len(chain) >= MAX_CHAIN:
+            message = f"more than {MAX_CHAIN} specs extend one another"
+            raise AlexcError(Diagnostic("extends/too-long", message, extends.place))
+        size += len(data)
+        try:
+            data = read_bytes(path)
+        except UsageError as error:  # the file exists but can't be read
+            raise AlexcError(*error.diagnostics) from None
+        if size + len(data) > MAX_BYTES:
+            message = f"this spec and those that it extends are larger than {MAX_BYTES:,} bytes"
+            raise AlexcError(Diagnostic("extends/too-large", message, extends.place))
 
 
 def _refuse_positions(tree: Mapping) -> None:
@@ -137,7 +162,7 @@ def _refuse_positions(tree: Mapping) -> None:
     faults = [
         Diagnostic(
             "extends/position",
-            f"{name}: `{word}` is for a spec that extends another",
+            f"{clip(name)}: `{word}` is for a spec that extends another",
             entry.value.entries[word].key,
             help="here a layer stands where it is written",
         )
@@ -152,79 +177,113 @@ def _refuse_positions(tree: Mapping) -> None:
 
 def _merge_root(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
     entries = {key: entry for key, entry in base.entries.items() if key not in NOT_INHERITED}
+    names = Names(entries)
     for key, entry in patch.entries.items():
         old = entries.get(key)
-        both = (
-            old is not None and isinstance(old.value, Mapping) and isinstance(entry.value, Mapping)
-        )
         if key == "extends":
             continue
-        if key == "layers" and both:
-            assert old is not None
-            assert isinstance(old.value, Mapping) and isinstance(entry.value, Mapping)
-            entries[key] = Entry(entry.key, _merge_layers(old.value, entry.value, faults))
-        elif key in (*PATCHED, "blocks") and both:
-            assert old is not None
-            assert isinstance(old.value, Mapping) and isinstance(entry.value, Mapping)
-            entries[key] = Entry(entry.key, _patch(old.value, entry.value))
+        if key in NOT_INHERITED:
+            if not _is_null(entry.value):
+                entries[key] = entry
+        elif old is None and _is_null(entry.value):
+            faults.append(_nothing_to_remove("the base", key, entry, names))
         elif _is_null(entry.value):
-            if old is None:
-                faults.append(_nothing_to_remove(key, entry, list(entries)))
-            entries.pop(key, None)
+            del entries[key]
+        elif key == "layers" and old is not None:
+            # A base that is no mapping stays, for its fault is the one to show.
+            if isinstance(old.value, Mapping) and isinstance(entry.value, Mapping):
+                entries[key] = Entry(entry.key, _merge_layers(old.value, entry.value, faults))
+        elif key in PATCHED and old is not None and isinstance(old.value, Mapping):
+            if isinstance(entry.value, Mapping):
+                merged = _patch(f"the base's {key}", old.value, entry.value, faults)
+                entries[key] = Entry(entry.key, merged)
+            else:
+                entries[key] = entry
         else:
             entries[key] = entry
     # The keys of the file itself first, in its order: what a reader of the variant expects.
     ordered = [key for key in ("alexc", *patch.entries) if key in entries]
-    return _mapping({key: entries[key] for key in dict.fromkeys([*ordered, *entries])}, patch.place)
+    return mapping({key: entries[key] for key in dict.fromkeys([*ordered, *entries])}, patch.place)
 
 
-def _patch(base: Mapping, patch: Mapping) -> Mapping:
+def _patch(owner: str, base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
     """`base` with the keys of `patch` set, and those that it gives as null removed."""
     entries = dict(base.entries)
+    names = Names(base.entries)
     for key, entry in patch.entries.items():
-        if _is_null(entry.value):
-            entries.pop(key, None)
-        else:
+        if not _is_null(entry.value):
             entries[key] = entry
-    return _mapping(entries, patch.place)
+        elif key in entries:
+            del entries[key]
+        else:
+            faults.append(_nothing_to_remove(owner, key, entry, names))
+    return mapping(entries, patch.place)
 
 
 def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
     entries = dict(base.entries)
-    order = list(entries)
+    names = Names([*base.entries, *patch.entries])
+    moves: list[tuple[str, _Anchor]] = []
     for name, entry in patch.entries.items():
         if _is_null(entry.value):
-            if name in entries:
-                del entries[name]
-                order.remove(name)
+            if name in base.entries:
+                entries.pop(name, None)
             else:
-                faults.append(_nothing_to_remove(name, entry, order))
+                faults.append(_nothing_to_remove("the base", name, entry, names))
             continue
         layer, anchor = _split_position(name, entry, faults)
-        old = entries.get(name)
-        if old is None:
-            order.append(name)
-            entries[name] = Entry(entry.key, layer)
-        else:
-            # The key of the base stays the layer's place unless the patch is the whole layer.
-            whole = not _is_patch(old.value, layer)
-            value = layer if whole else _patch(old.value, layer)  # type: ignore[arg-type]
-            entries[name] = Entry(entry.key, value)
+        old = base.entries.get(name)
+        if old is not None:
+            layer = _patch_layer(name, old.value, layer, faults)
+        entries[name] = Entry(entry.key, layer)
         if anchor is not None:
-            _move(order, name, anchor, faults)
-    return _mapping({name: entries[name] for name in order}, patch.place)
+            moves.append((name, anchor))
+    order = _Order(entries)
+    for name, anchor in moves:
+        if anchor.name == name:
+            message = f"{clip(name)} can't stand {anchor.word} itself"
+            faults.append(Diagnostic("extends/position", message, anchor.place))
+        elif anchor.name not in entries:
+            gone = "has been removed" if anchor.name in base.entries else "is not there"
+            message = f"{clip(name)} can't stand {anchor.word} {clip(anchor.name)}, which {gone}"
+            help = names.did_you_mean(anchor.name)
+            faults.append(Diagnostic("extends/position", message, anchor.place, help=help))
+        else:
+            order.move(name, anchor.word, anchor.name)
+    return mapping({name: entries[name] for name in order.names()}, patch.place)
 
 
-def _is_patch(old: Node, new: Node) -> bool:
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return False
+def _patch_layer(name: str, old: Node, new: Node, faults: list[Diagnostic]) -> Node:
+    """What the layer is after the patch; `new` is without its position."""
+    before, after = _written_out(old), _written_out(new)
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return new
+    if _changes_kind(before, after):
+        # Who a layer reads is no matter of its op.
+        if "inputs" not in before.entries or "inputs" in after.entries:
+            return new
+        return mapping(after.entries | {"inputs": before.entries["inputs"]}, after.place)
+    if isinstance(new, Scalar) or not after.entries:
+        return old
+    return _patch(clip(name), before, after, faults)
+
+
+def _written_out(layer: Node) -> Node:
+    """`relu` as {op: relu}."""
+    if isinstance(layer, Scalar) and isinstance(layer.value, str):
+        return mapping({"op": Entry(layer.place, layer)}, layer.place)
+    return layer
+
+
+def _changes_kind(old: Mapping, new: Mapping) -> bool:
+    """Whether the patch says that the layer is of another op or block than it was."""
     for word in ("op", "block"):
         if word in new.entries:
             before, now = old.get(word), new.get(word)
-            return (
-                isinstance(before, Scalar) and isinstance(now, Scalar) and before.value == now.value
-            )
-    return True
+            if not isinstance(before, Scalar) or not isinstance(now, Scalar):
+                return True
+            return before.value != now.value
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,50 +303,57 @@ def _split_position(
     if not words:
         return entry.value, None
     rest = {k: e for k, e in entry.value.entries.items() if k not in words}
-    layer = _mapping(rest, entry.value.place)
+    layer = mapping(rest, entry.value.place)
     target = entry.value.entries[words[0]].value
     if len(words) == 2:
-        message = f"{name}: give `after` or `before`, not both"
+        message = f"{clip(name)}: give `after` or `before`, not both"
         faults.append(Diagnostic("extends/position", message, entry.value.entries["before"].key))
         return layer, None
     if not isinstance(target, Scalar) or not isinstance(target.value, str):
-        message = f"{name}: `{words[0]}` takes the name of a layer"
+        message = f"{clip(name)}: `{words[0]}` must be the name of a layer"
         faults.append(Diagnostic("extends/position", message, target.place))
         return layer, None
     return layer, _Anchor(words[0], target.value, target.place)
 
 
-def _move(order: list[str], name: str, anchor: _Anchor, faults: list[Diagnostic]) -> None:
-    if anchor.name == name or anchor.name not in order:
-        close = get_close_matches(anchor.name, [n for n in order if n != name], 1)
-        faults.append(
-            Diagnostic(
-                "extends/position",
-                f"{name}: there is no layer {anchor.name} to stand {anchor.word}"
-                if anchor.name != name
-                else f"{name} can't stand {anchor.word} itself",
-                anchor.place,
-                help=f"did you mean {close[0]}?" if close else None,
-            )
-        )
-        return
-    order.remove(name)
-    order.insert(order.index(anchor.name) + (anchor.word == "after"), name)
+class _Order:
+    """Names in a row, from which one is taken out and put beside another in constant time."""
+
+    _START = ""  # stands before the first; no key of a file is empty
+
+    def __init__(self, names: dict[str, Entry]) -> None:
+        row = [self._START, *names, self._START]
+        self._next = dict(pairwise(row))
+        self._before = dict(pairwise(reversed(row)))
+
+    def move(self, name: str, word: str, anchor: str) -> None:
+        self._link(self._before[name], self._next[name])
+        left = anchor if word == "after" else self._before[anchor]
+        right = self._next[left]
+        self._link(left, name)
+        self._link(name, right)
+
+    def _link(self, left: str, right: str) -> None:
+        self._next[left] = right
+        self._before[right] = left
+
+    def names(self) -> list[str]:
+        row = []
+        name = self._next[self._START]
+        while name != self._START:
+            row.append(name)
+            name = self._next[name]
+        return row
 
 
-def _nothing_to_remove(name: str, entry: Entry, known: list[str]) -> Diagnostic:
-    close = get_close_matches(name, known, 1)
+def _nothing_to_remove(owner: str, key: str, entry: Entry, known: Names) -> Diagnostic:
     return Diagnostic(
         "extends/nothing-to-remove",
-        f"null removes {name}, but the base has no {name}",
+        f"null removes {clip(key)}, but {owner} has no {clip(key)}",
         entry.key,
-        help=f"did you mean {close[0]}?" if close else None,
+        help=known.did_you_mean(key),
     )
 
 
 def _is_null(node: Node) -> bool:
     return isinstance(node, Scalar) and node.value is None
-
-
-def _mapping(entries: dict[str, Entry], place: Place) -> Mapping:
-    return Mapping(entries, place, 1 + sum(entry.value.size for entry in entries.values()))

@@ -7,7 +7,7 @@ belong in the file.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from alexc.ops.base import NonNegative, Pair, Positive
+from alexc.source import resolve
+from alexc.spec.names import Names, clip, listing
 
 LANGUAGE_VERSION = 1
 
@@ -55,6 +57,8 @@ def check_layer_name(name: str) -> str | None:
         return "it is longer than 100 characters"
     if name.startswith("_") or not _LAYER_NAME.match(name):
         return "a name is of letters, digits, _ and -, joined by /, a letter or digit first"
+    if not isinstance(resolve(name), str):
+        return "as a value, in `inputs` say, it is no text; put a letter before it"
     return None
 
 
@@ -88,6 +92,8 @@ Scheme = Literal[
 ]
 _SCHEMES_WITH_VALUE = ("normal", "truncated_normal", "uniform", "constant")
 _SCHEMES_BY_SHAPE = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform")
+_SCHEMES = _SCHEMES_WITH_VALUE + _SCHEMES_BY_SHAPE
+_NUMBER = (int, float)
 
 
 class DistributionModel(_Model):
@@ -99,30 +105,47 @@ class DistributionModel(_Model):
     @model_validator(mode="after")
     def _value_fits(self) -> DistributionModel:
         if (self.scheme in _SCHEMES_WITH_VALUE) != (self.value is not None):
-            raise PydanticCustomError(
-                "distribution", "{scheme} is written {how}", _how(self.scheme)
-            )
+            word = "needs a" if self.value is None else "takes no"
+            raise _no_distribution(f"{self.scheme} {word} number", f"write {_how(self.scheme)}")
         if self.value is not None and self.value < 0 and self.scheme != "constant":
-            raise PydanticCustomError(
-                "distribution", "the {scheme} width is negative", _how(self.scheme)
-            )
+            what = "bound" if self.scheme == "uniform" else "standard deviation"
+            raise _no_distribution(f"a {what} is at least 0, and {self.value:g} is given")
         return self
 
 
-def _how(scheme: str) -> dict[str, Any]:
-    with_value = scheme in _SCHEMES_WITH_VALUE
-    return {"scheme": scheme, "how": f"{{{scheme}: 0.01}}" if with_value else f"{scheme}, alone"}
+def _no_distribution(message: str, help: str | None = None) -> PydanticCustomError:
+    return PydanticCustomError("distribution", "{message}", {"message": message, "help": help})
+
+
+def _how(scheme: str) -> str:
+    return f"{{{scheme}: 0.01}}" if scheme in _SCHEMES_WITH_VALUE else scheme
 
 
 def _as_distribution(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"scheme": "constant", "value": float(value)}
-    if isinstance(value, str):
-        return {"scheme": value}
-    if isinstance(value, dict) and len(value) == 1 and "scheme" not in value:
-        scheme, number = next(iter(value.items()))
-        return {"scheme": scheme, "value": number}
-    return value
+    """A distribution as a spec writes it → the fields of DistributionModel."""
+    number: Any = None
+    match value:
+        case bool() | list() | None:
+            scheme = ""
+        case int() | float():
+            scheme, number = "constant", float(value)
+        case str():
+            scheme = value
+        case dict() if len(value) == 1:
+            ((scheme, number),) = value.items()
+            if scheme in _SCHEMES and (isinstance(number, bool) or not isinstance(number, _NUMBER)):
+                raise _no_distribution(f"{scheme} takes one number", f"write {_how(scheme)}")
+        case dict():
+            scheme = ""
+        case _:  # a DistributionModel, from Python
+            return value
+    if scheme not in _SCHEMES:
+        ways = [_how(known) for known in _SCHEMES]
+        raise _no_distribution(
+            f"there is no distribution {clip(scheme)}" if scheme else "this is no distribution",
+            Names(_SCHEMES).did_you_mean(scheme) or f"write a number, {listing(ways, 'or')}",
+        )
+    return {"scheme": scheme, "value": number}
 
 
 Distribution = Annotated[
@@ -158,6 +181,7 @@ class LayerInit(_Model):
 
 
 Recipe = Literal["paper", "caffe", "kaiming", "xavier", "torch"]
+RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 
 class InitSpec(LayerInit):
@@ -181,7 +205,7 @@ InitField = Annotated[
         {
             "description": "How weights are drawn when none are given.",
             "anyOf": [
-                {"enum": ["paper", "caffe", "kaiming", "xavier", "torch"]},
+                {"enum": list(RECIPES)},
                 InitSpec.model_json_schema(),
             ],
         }
@@ -275,10 +299,13 @@ class Header(_Model):
     )
     description: str | None = Field(default=None, description="What the net is for.")
     input: InputSpec = Field(description="The image that the net takes.")
-    outputs: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = (
-        Field(
-            default=None, description="Layers whose values are the result; default: the last layer."
-        )
+    outputs: (
+        Annotated[Annotated[tuple[str, ...], Field(min_length=1)], BeforeValidator(_as_tuple)]
+        | None
+    ) = Field(
+        default=None,
+        description="Layers whose values are the result; default: the last layer.",
+        examples=[["fc8"]],
     )
     init: InitField = InitSpec()
     expect: Expect = Field(default=Expect(), description="Facts checked at every build.")

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from alexc.diagnostics import AlexcError, Diagnostic, Place
 from alexc.ops import OPS
 from alexc.ops.base import Op
-from alexc.source import Entry, Mapping, Node, Scalar, locate, parse, plain
-from alexc.spec.blocks import expand
+from alexc.source import Entry, Listing, Mapping, Node, Scalar, locate, parse, plain
+from alexc.spec.blocks import Expanded, expand
+from alexc.spec.faults import MAX_FAULTS, did_you_mean, translate
 from alexc.spec.merge import load_tree
-from alexc.spec.model import Header, LayerInit, check_layer_name
+from alexc.spec.model import RECIPES, Header, LayerInit, check_layer_name
+from alexc.spec.names import Names, clip, listing
 
 # Keys of a layer that are not its op's fields.
 LAYER_KEYS = ("op", "inputs", "init")
@@ -82,13 +81,15 @@ def spec_from_json(data: dict[str, Any], shown_as: str) -> tuple[Spec | None, li
 def parse_tree(tree: Mapping, files: tuple[Path, ...]) -> tuple[Spec | None, list[Diagnostic]]:
     """Parse a merged tree. The Spec is there, without the layers at fault, if the root keys are."""
     faults: list[Diagnostic] = []
-    tree = expand(tree, faults)
-    header = _header(tree, faults)
-    layers = _layers(tree, faults)
+    expanded = expand(tree, faults)
+    header = _header(expanded.tree, faults)
+    if not expanded.complete:
+        return None, faults
+    layers = _layers(expanded, faults)
     if header is None or layers is None:
         return None, faults
-    spec = Spec(header, layers, tree, files)
-    _check_outputs(spec, faults)
+    spec = Spec(header, layers, expanded.tree, files)
+    _check_outputs(spec, expanded.unjudged, faults)
     return spec, faults
 
 
@@ -98,109 +99,124 @@ def _header(tree: Mapping, faults: list[Diagnostic]) -> Header | None:
     for key, entry in tree.entries.items():
         if key in Header.model_fields:
             fields[key] = plain(entry.value)
-        elif key not in known:
-            message = f"unknown key {key}"
-            help = _did_you_mean(key, known)
+        elif key not in known and len(faults) < MAX_FAULTS:
+            message = f"the spec has no key {clip(key)}"
+            help = did_you_mean(key, known) or f"its keys are {listing(known)}"
             faults.append(Diagnostic("spec/unknown-field", message, entry.key, help=help))
     try:
         return Header.model_validate(fields)
     except ValidationError as error:
-        faults += _translate(error, tree, (), "the spec")
-    return None
+        faults += translate(error, Header, tree, "the spec")
+        wrong = {detail["loc"][0] for detail in error.errors(include_url=False)}
+    if "input" in wrong:
+        return None
+    # The rest is judged all the same, so that one run shows all that is wrong with the net.
+    kept = {key: value for key, value in fields.items() if key not in wrong}
+    return Header.model_validate({"alexc": 1, "name": "unnamed"} | kept)
 
 
-def _layers(tree: Mapping, faults: list[Diagnostic]) -> dict[str, Layer] | None:
+def _layers(expanded: Expanded, faults: list[Diagnostic]) -> dict[str, Layer] | None:
+    tree = expanded.tree
     node = tree.get("layers")
     if not isinstance(node, Mapping) or not node.entries:
-        place = node.place if node is not None else tree.place
-        what = "has no layers" if node is None or isinstance(node, Mapping) else "has no mapping"
+        message = "the spec has no layers"
+        if isinstance(node, Listing):
+            message = "the layers are a list, and should be a mapping from their names"
         faults.append(
             Diagnostic(
                 "spec/no-layers",
-                f"the spec {what} under `layers`",
-                place,
-                help="layers are written name: {op: …}, one a line",
+                message,
+                node.place if node is not None else tree.place,
+                help="write one a line: conv1: {op: conv, out_channels: 96, kernel_size: 11}",
             )
         )
         return None
     layers = {}
     for name, entry in node.entries.items():
+        if len(faults) >= MAX_FAULTS:
+            message = f"{MAX_FAULTS:,} faults so far; the layers from here on are not judged"
+            faults.append(Diagnostic("spec/too-many-faults", message, entry.key))
+            return None
         if (why := check_layer_name(name)) is not None:
-            faults.append(
-                Diagnostic("layer/name", f"{name!r} can't name a layer: {why}", entry.key)
-            )
-        layers[name] = _layer(name, entry, faults)
+            message = f"{clip(name)} can't name a layer: {why}"
+            faults.append(Diagnostic("layer/name", message, entry.key))
+        if name in expanded.unjudged:
+            layers[name] = Layer(name, None, None, None)
+        else:
+            layers[name] = _layer(name, entry, faults)
+    names = Names(["input", *layers])
     for name, layer in layers.items():
         for position, source in enumerate(layer.inputs or ()):
-            if source != "input" and source not in layers:
+            if source != "input" and not _known(source, layers, expanded.unjudged):
+                message = f"{clip(name)} reads {clip(source)}, but there is no such layer"
                 place = locate(node, (name, "inputs", position))
-                faults.append(
-                    Diagnostic(
-                        "layer/unknown-input",
-                        f"{name} reads {source}, but there is no such layer",
-                        place,
-                        help=_did_you_mean(source, ["input", *layers]),
-                    )
-                )
+                help = names.did_you_mean(source)
+                faults.append(Diagnostic("layer/unknown-input", message, place, help=help))
     return layers
+
+
+def _known(name: str, layers: dict[str, Layer], unjudged: frozenset[str]) -> bool:
+    """Whether there is such a layer, or may be one in a block that could not be written out."""
+    return name in layers or name.partition("/")[0] in unjudged
 
 
 def _layer(name: str, entry: Entry, faults: list[Diagnostic]) -> Layer:
     node = entry.value
+    shown = clip(name)
     if isinstance(node, Scalar) and isinstance(node.value, str):
-        return Layer(name, _op(name, node, {}, node, entry.key, faults), None, None)
+        return Layer(name, _op(shown, node, node, entry.key, faults), None, None)
     if not isinstance(node, Mapping):
-        message = f"{name}: a layer is the name of an op, or a mapping with `op`"
+        message = f"{shown} must be the name of an op, or a mapping with `op`"
+        help = f"{shown}: relu, or {shown}: {{op: max_pool, kernel_size: 3, stride: 2}}"
         if isinstance(node, Scalar) and node.value is None:
-            message = f"{name} is null; that removes a layer only where `extends` gives one"
-        faults.append(Diagnostic("layer/form", message, node.place))
+            message = f"{shown} has no value"
+            help += "\n(null removes a layer, in a spec that extends one that has it)"
+        faults.append(Diagnostic("layer/form", message, node.place, help=help))
         return Layer(name, None, None, None)
-    word = node.get("op")
-    fields = {k: plain(e.value) for k, e in node.entries.items() if k not in LAYER_KEYS}
     op = None
+    word = node.get("op")
     if word is None:
-        help = "write op: conv, op: linear, …"
-        guess = _op_with_fields(list(fields))
-        if guess:
-            help = f"the fields are those of {guess}: write op: {guess}"
-        faults.append(Diagnostic("layer/no-op", f"{name} has no `op`", entry.key, help=help))
+        faults.append(_no_op(shown, node, entry.key))
     elif not isinstance(word, Scalar) or not isinstance(word.value, str):
-        faults.append(Diagnostic("layer/form", f"{name}: `op` is the name of an op", word.place))
+        help = f"the ops are {listing(OPS)}"
+        message = f"{shown}: `op` must be the name of an op"
+        faults.append(Diagnostic("layer/form", message, word.place, help=help))
     else:
-        op = _op(name, word, fields, node, entry.key, faults)
-    return Layer(name, op, _inputs(name, node, faults), _init(name, node, faults))
+        op = _op(shown, word, node, entry.key, faults)
+    return Layer(name, op, _inputs(shown, node, faults), _init(shown, node, faults))
 
 
-def _op_with_fields(fields: list[str]) -> str | None:
-    """The one op that has all these fields, if it is one."""
-    fits = [kind for kind, op in OPS.items() if fields and set(fields) <= set(op.model_fields)]
-    return fits[0] if len(fits) == 1 else None
+def _no_op(name: str, node: Mapping, key: Place) -> Diagnostic:
+    """What to say of a layer without `op`: its other fields often tell what is meant."""
+    fields = set(node.entries) - {*LAYER_KEYS}
+    fits = [kind for kind, op in OPS.items() if fields and fields <= set(op.model_fields)]
+    for field in fields:
+        word = node.entries[field].value
+        if isinstance(word, Scalar) and (word.value in OPS or field == "type"):
+            help = f"write op: {clip(word.raw)} in place of {clip(field)}: {clip(word.raw)}"
+            place = node.entries[field].key
+            return Diagnostic("layer/no-op", f"{name} has no `op`", place, help=help)
+    help = f"the ops are {listing(OPS)}"
+    if len(fits) == 1:
+        help = f"its fields are those of {fits[0]}: write op: {fits[0]}"
+    return Diagnostic("layer/no-op", f"{name} has no `op`", key, help=help)
 
 
-def _op(
-    name: str,
-    word: Scalar,
-    fields: dict[str, Any],
-    node: Node,
-    key: Place,
-    faults: list[Diagnostic],
-) -> Op | None:
+def _op(name: str, word: Scalar, node: Node, key: Place, faults: list[Diagnostic]) -> Op | None:
     cls = OPS.get(str(word.value))
     if cls is None:
-        faults.append(
-            Diagnostic(
-                "layer/unknown-op",
-                f"{name}: there is no op {word.raw}",
-                word.place,
-                help=_did_you_mean(word.raw, OPS) or f"the ops are: {', '.join(OPS)}",
-            )
-        )
+        message = f"{name}: there is no op {clip(word.raw)}"
+        help = did_you_mean(word.raw, OPS) or f"the ops are {listing(OPS)}"
+        faults.append(Diagnostic("layer/unknown-op", message, word.place, help=help))
         return None
+    fields = {}
+    if isinstance(node, Mapping):
+        fields = {k: plain(e.value) for k, e in node.entries.items() if k not in LAYER_KEYS}
     try:
         return cls.model_validate(fields)
     except ValidationError as error:
-        known = [*cls.model_fields, *LAYER_KEYS]
-        faults += _translate(error, node, (), f"{name} ({cls.kind})", known, missing_at=key)
+        owner = f"{name} ({cls.kind})"
+        faults += translate(error, cls, node, owner, missing_at=key, also=LAYER_KEYS)
         return None
 
 
@@ -208,158 +224,45 @@ def _inputs(name: str, node: Mapping, faults: list[Diagnostic]) -> tuple[str, ..
     value = node.get("inputs")
     if value is None:
         return None
-    listed = plain(value)
-    names = [listed] if isinstance(listed, str) else listed
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        message = f"{name}: `inputs` is the name of a layer, or a list of them"
-        faults.append(Diagnostic("layer/inputs", message, value.place))
+    items = value.items if isinstance(value, Listing) else (value,)
+    names = [item.value for item in items if isinstance(item, Scalar)]
+    if not items or len(names) < len(items) or not all(isinstance(n, str) for n in names):
+        message = f"{name}: `inputs` must be the name of a layer, or a list of names"
+        help = "inputs: [left, right]; without it a layer reads the one before it"
+        faults.append(Diagnostic("layer/inputs", message, value.place, help=help))
         return None
-    return tuple(names)
+    return tuple(map(str, names))
 
 
 def _init(name: str, node: Mapping, faults: list[Diagnostic]) -> LayerInit | None:
     value = node.get("init")
     if value is None:
         return None
+    if isinstance(value, Scalar) and value.value in RECIPES:
+        message = f"{name}: {value.raw} is a recipe for the whole net"
+        help = f"write init: {value.raw} beside `layers`, or here what weight and bias should be"
+        faults.append(Diagnostic("init/recipe", message, value.place, help=help))
+        return None
     try:
         return LayerInit.model_validate(plain(value))
     except ValidationError as error:
-        known = list(LayerInit.model_fields)
-        faults += _translate(error, node, ("init",), f"{name}: init", known)
+        faults += translate(error, LayerInit, node, f"{name} (init)", at=("init",))
         return None
 
 
-def _check_outputs(spec: Spec, faults: list[Diagnostic]) -> None:
+def _check_outputs(spec: Spec, unjudged: frozenset[str], faults: list[Diagnostic]) -> None:
     outputs = spec.header.outputs or ()
+    names = Names(spec.layers)
+    seen = set()
     for position, name in enumerate(outputs):
         place = spec.place("outputs", position)
-        if name not in spec.layers:
-            help = _did_you_mean(name, spec.layers)
-            message = f"the output {name} is no layer"
+        if not _known(name, spec.layers, unjudged):
+            help = names.did_you_mean(name)
+            if help is None and name == "input":
+                help = "an output is computed; the input is not"
+            message = f"the output {clip(name)} is no layer"
             faults.append(Diagnostic("spec/unknown-output", message, place, help=help))
-        elif name in outputs[:position]:
-            faults.append(
-                Diagnostic("spec/output-twice", f"the output {name} is given twice", place)
-            )
-
-
-# ---- pydantic's errors as ours -------------------------------------------------------------------
-
-_CODES = {
-    "missing": "spec/missing-field",
-    "extra_forbidden": "spec/unknown-field",
-    "literal_error": "spec/choice",
-    "distribution": "init/distribution",
-    "finite_number": "spec/range",
-    "greater_than": "spec/range",
-    "greater_than_equal": "spec/range",
-    "less_than": "spec/range",
-    "less_than_equal": "spec/range",
-    "string_pattern_mismatch": "spec/pattern",
-    "string_too_long": "spec/length",
-    "string_too_short": "spec/length",
-    "too_long": "spec/length",
-    "too_short": "spec/length",
-}
-
-
-def _translate(
-    error: ValidationError,
-    node: Node,
-    prefix: tuple[str, ...],
-    owner: str,
-    known: Sequence[str] = (),
-    missing_at: Place | None = None,
-) -> list[Diagnostic]:
-    """Pydantic's errors as Diagnostics placed in `node`, one for each value at fault.
-
-    `known` are the fields that an unknown one is compared with; `missing_at` is where a missing
-    one is reported, by default at the mapping that lacks it.
-    """
-    details = error.errors(include_url=False)
-    # A misspelt field is unknown, and the one that was meant is missing: one fault, not two.
-    misspelt = {
-        close[0]
-        for detail in details
-        if detail["type"] == "extra_forbidden"
-        and (close := get_close_matches(str(detail["loc"][-1]), known, 1))
-    }
-    found: dict[tuple[str, Place], Diagnostic] = {}
-    for detail in details:
-        if detail["type"] == "missing" and detail["loc"][-1] in misspelt:
-            continue
-        diagnostic = _translate_one(detail, node, prefix, owner, known, missing_at)
-        assert diagnostic.place is not None
-        key = (detail["type"], diagnostic.place)
-        if detail["type"] == "missing":
-            key = (str(detail["loc"]), diagnostic.place)
-        found.setdefault(key, diagnostic)
-    return list(found.values())
-
-
-def _translate_one(
-    detail: ErrorDetails,
-    node: Node,
-    prefix: tuple[str, ...],
-    owner: str,
-    known: Sequence[str],
-    missing_at: Place | None,
-) -> Diagnostic:
-    kind = detail["type"]
-    path = (*prefix, *detail["loc"])
-    steps = [str(step) for step in detail["loc"] if isinstance(step, str) and not _is_branch(step)]
-    field = ".".join(steps) or owner
-    code = _CODES.get(kind, "spec/type" if kind.endswith(("_type", "_parsing")) else f"spec/{kind}")
-    context = detail.get("ctx") or {}
-    if "/" in kind:  # an op's own check, which brings its code along
-        code = kind
-    place = locate(node, path, key=kind == "extra_forbidden")
-    help = None
-    if kind == "missing":
-        place = missing_at or locate(node, path[:-1])
-        message = f"{owner} needs `{field}`"
-    elif kind == "extra_forbidden":
-        names = known or _fields_beside(detail["loc"])
-        message = f"{owner} has no field `{field}`"
-        help = _did_you_mean(steps[-1], names)
-        if help is None and names:
-            help = f"its fields are: {', '.join(names)}"
-    elif kind == "literal_error":
-        message = f"{owner}: `{field}` is {_shown(detail['input'])}"
-        expected = str(context.get("expected"))
-        help = f"it must be {expected}"
-        if isinstance(detail["input"], str):
-            choices = [c.strip(" '") for c in expected.replace(" or ", ",").split(",")]
-            help = _did_you_mean(detail["input"], choices) or help
-    elif (wish := detail["msg"].removeprefix("Input should be ")) != detail["msg"]:
-        message = f"{owner}: `{field}` must be {wish}, and is {_shown(detail['input'])}"
-    else:
-        wish = wish.removeprefix("Value error, ")
-        message = f"{owner}: `{field}` is {_shown(detail['input'])}, but {wish}"
-    return Diagnostic(code, message, place, help=help)
-
-
-def _is_branch(step: str | int) -> bool:
-    """Whether a step of pydantic's path is one of a union's branches and not a key of the file."""
-    return isinstance(step, str) and ("[" in step or step in ("str", "int", "float"))
-
-
-def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
-    """The legal fields beside an unknown one in the header."""
-    if len(location) == 1:
-        return list(Header.model_fields)
-    annotation = Header.model_fields[str(location[0])].annotation
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if hasattr(candidate, "model_fields"):
-            return list(candidate.model_fields)
-    return []
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _did_you_mean(name: str, names: Any) -> str | None:
-    close = get_close_matches(name, list(names), 1)
-    return f"did you mean {close[0]}?" if close else None
+        elif name in seen:
+            message = f"the output {clip(name)} is given twice"
+            faults.append(Diagnostic("spec/output-twice", message, place, help="remove one"))
+        seen.add(name)

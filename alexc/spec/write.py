@@ -2,45 +2,76 @@
 
 from __future__ import annotations
 
-import io
+import json
+import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
-# Root keys whose values stand on one line each, as they are written by hand.
-_ONE_LINE_CHILDREN = ("layers", "allow")
-_ONE_LINE = ("input", "outputs", "init", "preprocess")
+from alexc.source import resolve
+
+_WIDTH = 100
+# Root keys whose values are tables: an entry a line, however short they are.
+_TABLES = ("layers", "blocks", "expect", "allow")
+
+# Words that need no quotes wherever they stand: none of YAML's marks in them.
+_PLAIN = re.compile(r"[^\W_](?:[\w./+-]| (?=[\w(]))*\Z|\$\w+\Z")
+# JSON leaves these as they are; a YAML reader refuses the first and may break lines at the others.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def to_yaml(spec: dict[str, Any]) -> str:
     """YAML 1.2 text that reads back as `spec` (see `alexc.source.plain`)."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    lines: list[str] = []
+    for key, value in spec.items():
+        lines += _entry(f"{to_flow(key)}:", value, 0, spread=key in _TABLES)
+    return "\n".join(lines) + "\n"
 
-    def one_line(value: Any) -> Any:
-        """The value as a flow collection, nested ones included."""
-        if isinstance(value, dict):
-            mapping = CommentedMap({key: one_line(item) for key, item in value.items()})
-            mapping.fa.set_flow_style()
-            return mapping
-        if isinstance(value, list):
-            listing = CommentedSeq([one_line(item) for item in value])
-            listing.fa.set_flow_style()
-            return listing
+
+def to_flow(value: Any) -> str:
+    """The value on one line: `{op: conv, kernel_size: [3, 5]}`."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_flow(str(k))}: {to_flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(to_flow, value)) + "]"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value)
+
+
+def _text(value: str) -> str:
+    if _PLAIN.match(value) and resolve(value) == value:
         return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
 
-    def shaped(key: str, value: Any) -> Any:
-        if key in _ONE_LINE_CHILDREN and isinstance(value, dict):
-            return {name: one_line(item) for name, item in value.items()}
-        if key in _ONE_LINE_CHILDREN and isinstance(value, list):
-            return [one_line(item) for item in value]
-        if key in _ONE_LINE:
-            return one_line(value)
-        if isinstance(value, dict):
-            return {name: one_line(item) for name, item in value.items()}
-        return value
 
-    yaml = YAML()
-    yaml.width = 1_000_000
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    stream = io.StringIO()
-    yaml.dump({key: shaped(key, value) for key, value in spec.items()}, stream)
-    return stream.getvalue()
+def _entry(start: str, value: Any, indent: int, *, spread: bool = False) -> Iterator[str]:
+    """The lines of `start value`: one or two if it fits, else one for each part of the value."""
+    pad = " " * indent
+    flow = to_flow(value)
+    fits_beside = len(pad) + len(start) + 1 + len(flow) <= _WIDTH
+    if not value or not isinstance(value, dict | list) or (fits_beside and not spread):
+        yield f"{pad}{start} {flow}"
+    elif start != "-" and not spread and len(pad) + 2 + len(flow) <= _WIDTH:
+        yield pad + start
+        yield f"{pad}  {flow}"
+    else:
+        first, *rest = _parts(value, indent + 2)
+        if start == "-":  # the first part stands beside the dash
+            yield f"{pad}- {first.lstrip()}"
+        else:
+            yield pad + start
+            yield first
+        yield from rest
+
+
+def _parts(value: dict[str, Any] | list[Any], indent: int) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _entry(f"{to_flow(str(key))}:", item, indent)
+    else:
+        for item in value:
+            yield from _entry("-", item, indent)
