@@ -38,8 +38,8 @@ class TorchNet(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
-        self.sources = {node.name: node.inputs for node in graph.nodes}
-        self.finished = _last_reads(graph)
+        self._sources = {node.name: node.inputs for node in graph.nodes}
+        self._finished = _last_reads(graph)
         for node in graph.nodes:
             layer = LOWERINGS[type(node.op)](node.op, node.input_shapes[0])
             try:
@@ -59,8 +59,8 @@ class TorchNet(nn.Module):
         self._check(images)
         tensors = {INPUT: images}
         for name, layer in self.named_children():
-            tensors[name] = layer(*[tensors[source] for source in self.sources[name]])
-            for source in self.finished[name]:  # frees memory where no gradient needs it
+            tensors[name] = layer(*[tensors[source] for source in self._sources[name]])
+            for source in self._finished[name]:  # frees memory where no gradient needs it
                 del tensors[source]
         if len(self.graph.outputs) == 1:
             return tensors[self.graph.outputs[0]]
@@ -74,7 +74,7 @@ class TorchNet(nn.Module):
         self._check(images)
         tensors = {INPUT: images}
         for name, layer in self.named_children():
-            tensors[name] = layer(*[tensors[source] for source in self.sources[name]])
+            tensors[name] = layer(*[tensors[source] for source in self._sources[name]])
         del tensors[INPUT]
         return tensors
 
