@@ -22,6 +22,10 @@ _THREADS = max(1, (os.cpu_count() or 1) // _PROCESSES)
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, str(_THREADS))
 
+# What `make test` tells its children is not for the makes that tests start.
+for _variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+    os.environ.pop(_variable, None)
+
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
