@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from alexc.ops.base import Op, Parameter, Shape
+
+# The number formats that a layer can compute and keep its result in.
+Precision = Literal["fp32", "fp16", "bf16"]
 
 INPUT = "input"  # the name of the graph's one input, in every backend
 
@@ -52,6 +55,8 @@ class Graph:
     input_shape: Shape
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    # The layers that are not in fp32. The graph's input and outputs are fp32 always.
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
 
     @staticmethod
     def build(
@@ -59,6 +64,7 @@ class Graph:
         input_shape: Shape,
         layers: Iterable[tuple[str, Op, tuple[str, ...]]],
         outputs: tuple[str, ...],
+        precisions: Mapping[str, Precision] | None = None,
     ) -> Graph:
         """The graph of `(name, op, inputs)` triples given in topological order.
 
@@ -74,7 +80,7 @@ class Graph:
             node = make_node(layer, op, inputs, tuple(shapes[source] for source in inputs))
             shapes[layer] = node.shape
             nodes.append(node)
-        graph = Graph(name, input_shape, tuple(nodes), outputs)
+        graph = Graph(name, input_shape, tuple(nodes), outputs, precisions or {})
         graph.check()
         return graph
 
@@ -95,6 +101,8 @@ class Graph:
         for output in self.outputs:
             if output not in known or output == INPUT:
                 raise ValueError(f"the output {output} is no node")
+        if strangers := [name for name in self.precisions if name not in known or name == INPUT]:
+            raise ValueError(f"a precision is given of {', '.join(strangers)}, which is no node")
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -123,12 +131,16 @@ class Graph:
         """Multiply–accumulates per image."""
         return sum(node.macs for node in self.nodes)
 
+    def precision_of(self, layer: str) -> Precision:
+        return self.precisions.get(layer, "fp32")
+
     def layers(self) -> list[tuple[str, Op, tuple[str, ...]]]:
         """The triples that `build` takes: where a pass starts from."""
         return [(node.name, node.op, node.inputs) for node in self.nodes]
 
     def to_json(self) -> dict[str, Any]:
         """Everything that determines the computation, and nothing else."""
+        precisions = {name: self.precision_of(name) for name in self.precisions}
         return {
             "input_shape": list(self.input_shape),
             "nodes": [
@@ -141,6 +153,7 @@ class Graph:
                 for node in self.nodes
             ],
             "outputs": list(self.outputs),
+            **({"precisions": precisions} if precisions else {}),
         }
 
     def digest(self) -> str:

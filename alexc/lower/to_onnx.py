@@ -8,6 +8,10 @@ often disagreed on it.
 The weights stay where they are: an initializer says at which byte of the safetensors file its
 tensor lies, so that PyTorch and every engine read the same bytes. Constants of a few numbers are
 written into the model.
+
+A layer of another precision than fp32 reads its inputs and its weights through a Cast, which an
+engine computes once where it is of a weight; so the weights file is the same for all precisions.
+Casts are named `<tensor>.<precision>`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -23,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexc import __version__
 from alexc.diagnostics import fault
-from alexc.graph.graph import INPUT, Graph, Node
+from alexc.graph.graph import INPUT, Graph, Node, Precision
 from alexc.ops.base import Op, Shape, format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
@@ -34,8 +39,9 @@ from alexc.ops.structure import Add, Concat, Flatten
 from alexc.ops.window import Axis
 from alexc.weights.store import Extent
 
-OPSET = 19
-IR_VERSION = 9  # the file format that came with opset 19, in ONNX 1.14
+# Version of the operators, and of the file format that came with it. The oldest that has all that a
+# precision needs: the more engines can read the model.
+VERSIONS: dict[Precision, tuple[int, int]] = {"fp32": (19, 9), "fp16": (19, 9), "bf16": (22, 10)}
 BATCH = "batch"  # the symbolic first dimension of every tensor
 
 OpType = TypeVar("OpType", bound=Op)
@@ -53,11 +59,14 @@ def to_onnx(
 
     Raises AlexcError if a weight is not in `extents`, or is not float32 of the graph's shape.
     """
-    writer = _Writer(weights_file)
+    writer = _Writer(graph, weights_file)
     for name, parameter in graph.parameters.items():
         writer.weight(name, parameter.shape, extents.get(name))
     for node in graph.nodes:
         LOWERINGS[type(node.op)](_Layer(writer, node, node.op))
+    opset, ir_version = max(
+        VERSIONS[precision] for precision in ("fp32", *graph.precisions.values())
+    )
     body = helper.make_graph(
         nodes=writer.nodes,
         name=graph.name,
@@ -65,15 +74,15 @@ def to_onnx(
         outputs=[_tensor(name, graph.shapes[name]) for name in graph.outputs],
         initializer=writer.initializers,
         value_info=[
-            _tensor(name, shape)
-            for name, shape in writer.shapes.items()
+            _tensor(name, shape, precision)
+            for name, (shape, precision) in writer.tensors.items()
             if name not in graph.outputs
         ],
     )
     return helper.make_model(
         body,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
         producer_name="alexc",
         producer_version=__version__,
     )
@@ -92,10 +101,13 @@ def serialize(model: onnx.ModelProto) -> bytes:
 class _Writer:
     """The parts of the model, as they grow."""
 
+    graph: Graph
     weights_file: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
-    shapes: dict[str, Shape] = field(default_factory=dict)  # of what the nodes make, without batch
+    # What the nodes make, but for cast weights: shape without the batch, and precision.
+    tensors: dict[str, tuple[Shape, Precision]] = field(default_factory=dict)
+    casts: set[str] = field(default_factory=set)
 
     def weight(self, name: str, shape: Shape, extent: Extent | None) -> None:
         """Declare a tensor that lies in the weights file."""
@@ -120,6 +132,48 @@ class _Writer:
             tensor.external_data.add(key=key, value=str(value))
         self.initializers.append(tensor)
 
+    def add(
+        self,
+        name: str,
+        shape: Shape,
+        precision: Precision,
+        op_type: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any],
+    ) -> str:
+        """Add the node that makes the tensor `name`, and return the name."""
+        self.nodes.append(helper.make_node(op_type, inputs, [name], name, **attributes))
+        self.tensors[name] = (shape, precision)
+        return name
+
+    def tensor_in(self, name: str, precision: Precision) -> str:
+        """The name under which the input or a layer's result is to be had in a precision."""
+        if name == INPUT or name in self.graph.outputs:
+            kept: Precision = "fp32"
+            # An output is cast from what its layer computed, which is there to be read.
+            if f"{name}.{precision}" in self.tensors:
+                return f"{name}.{precision}"
+        else:
+            kept = self.graph.precision_of(name)
+        if kept == precision:
+            return name
+        cast = f"{name}.{precision}"
+        if cast not in self.casts:
+            self.casts.add(cast)
+            shape = self.graph.shapes[name]
+            self.add(cast, shape, precision, "Cast", [name], {"to": _TYPES[precision]})
+        return cast
+
+    def weight_in(self, name: str, precision: Precision) -> str:
+        """The name under which a weight is to be had in a precision."""
+        if precision == "fp32":
+            return name
+        cast = f"{name}.{precision}"
+        if cast not in self.casts:
+            self.casts.add(cast)
+            self.nodes.append(helper.make_node("Cast", [name], [cast], cast, to=_TYPES[precision]))
+        return cast
+
 
 @dataclass(frozen=True)
 class _Layer(Generic[OpType]):
@@ -130,50 +184,75 @@ class _Layer(Generic[OpType]):
     op: OpType  # the node's own, with the type that the row expects
 
     @property
+    def precision(self) -> Precision:
+        return self.writer.graph.precision_of(self.node.name)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the inputs, in the layer's precision."""
+        return [self.writer.tensor_in(source, self.precision) for source in self.node.inputs]
+
+    @property
     def x(self) -> str:
-        """The name of the first input."""
-        return self.node.inputs[0]
+        """The name of the first input, in the layer's precision."""
+        return self.inputs[0]
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The whole names of the layer's weights, by their local ones."""
-        return self.node.parameter_names()
+        """The names of the layer's weights in its precision, by their local ones."""
+        names = self.node.parameter_names()
+        return {
+            local: self.writer.weight_in(whole, self.precision) for local, whole in names.items()
+        }
 
     def emit(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> None:
-        """Add the node that makes the layer's own tensor."""
-        self._add(self.node.name, self.node.shape, op_type, inputs, attributes)
+        """Add the node that makes the layer's own tensor. An output is made to be fp32."""
+        name, precision = self.node.name, self.precision
+        add, shape = self.writer.add, self.node.shape
+        if precision == "fp32" or name not in self.writer.graph.outputs:
+            add(name, shape, precision, op_type, inputs, attributes)
+        else:
+            computed = f"{name}.{precision}"
+            add(computed, shape, precision, op_type, inputs, attributes)
+            add(name, shape, "fp32", "Cast", [computed], {"to": _TYPES["fp32"]})
 
     def step(
         self, what: str, shape: Shape, op_type: str, inputs: Sequence[str], **attributes: Any
     ) -> str:
         """Add a node on the way there, and name what it makes `<layer>.<what>`."""
-        return self._add(f"{self.node.name}.{what}", shape, op_type, inputs, attributes)
+        name = f"{self.node.name}.{what}"
+        return self.writer.add(name, shape, self.precision, op_type, inputs, attributes)
 
     def constant(self, what: str, values: NDArray[Any]) -> str:
-        """Write a few numbers into the model, and name them `<layer>.<what>`."""
+        """Write a few numbers into the model, and name them `<layer>.<what>`.
+
+        Fractions are written in the layer's precision.
+        """
         name = f"{self.node.name}.{what}"
+        if values.dtype.kind == "f":
+            values = values.astype(_NUMPY_TYPES[self.precision])
         self.writer.initializers.append(numpy_helper.from_array(values, name))
         return name
 
     def number(self, what: str, value: float) -> str:
-        """Write one float32 into the model, and name it `<layer>.<what>`."""
+        """Write one number into the model, and name it `<layer>.<what>`."""
         return self.constant(what, np.array(value, np.float32))
 
-    def _add(
-        self,
-        name: str,
-        shape: Shape,
-        op_type: str,
-        inputs: Sequence[str],
-        attributes: Mapping[str, Any],
-    ) -> str:
-        self.writer.nodes.append(helper.make_node(op_type, inputs, [name], name, **attributes))
-        self.writer.shapes[name] = shape
-        return name
+
+_TYPES: dict[Precision, int] = {
+    "fp32": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+}
+_NUMPY_TYPES: dict[Precision, Any] = {
+    "fp32": np.float32,
+    "fp16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+}
 
 
-def _tensor(name: str, shape: Shape) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *shape])
+def _tensor(name: str, shape: Shape, precision: Precision = "fp32") -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, _TYPES[precision], [BATCH, *shape])
 
 
 # ---- the dictionary ------------------------------------------------------------------------------
@@ -290,13 +369,13 @@ def _batch_norm(layer: _Layer[BatchNorm]) -> None:
 
 
 def _sum(layer: _Layer[Add]) -> None:
-    inputs = layer.node.inputs
+    inputs = layer.inputs
     layer.emit("Add" if len(inputs) == 2 else "Sum", inputs)
 
 
 def _one_node(op_type: str, **attributes: Any) -> Callable[[_Layer[Any]], None]:
     """The lowering of an op that ONNX has under another name."""
-    return lambda layer: layer.emit(op_type, layer.node.inputs, **attributes)
+    return lambda layer: layer.emit(op_type, layer.inputs, **attributes)
 
 
 def _pads(axes: tuple[Axis, Axis]) -> list[int]:

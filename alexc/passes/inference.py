@@ -22,4 +22,6 @@ def inference(graph: Graph) -> Graph:
             if name not in graph.outputs:
                 continue
         layers.append((name, op, sources))
-    return Graph.build(graph.name, graph.input_shape, layers, graph.outputs)
+    kept = {name for name, _, _ in layers}
+    precisions = {name: p for name, p in graph.precisions.items() if name in kept}
+    return Graph.build(graph.name, graph.input_shape, layers, graph.outputs, precisions)
