@@ -16,6 +16,7 @@ from alexc import __version__
 from alexc.cli.build import build
 from alexc.cli.check import check
 from alexc.cli.diff import diff
+from alexc.cli.import_ import import_
 from alexc.cli.inspect import inspect
 from alexc.cli.new import new
 from alexc.cli.predict import predict
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (check, inspect, build, verify, predict, new, diff, schema):
     app.command()(command)
+app.command(name="import")(import_)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,412 @@
+"""A net that another tool wrote, in the terms of the spec language: what every importer fills.
+
+An importer walks through its file in order and calls `Builder.add` for each layer. The builder
+gives the layer a name that the language allows, works out its shape, and keeps what is wrong
+together with the place in the foreign file, so that all faults come out in one go and none is the
+consequence of another. `Builder.finish` gives the `ForeignNet`, whose graph is whole.
+
+    Origin      what one layer is in the file that it comes from
+    Value       a tensor of the net while it is being built
+    Row         what became of one foreign layer: a line of the table that the user sees
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from alexc.diagnostics import AlexcError, Diagnostic, Place
+from alexc.graph.graph import INPUT, Graph
+from alexc.ops.base import Op, Shape, ShapeFault, format_shape
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.norm import Lrn
+from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax
+from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from alexc.ops.structure import Add, Concat, Flatten
+from alexc.spec.model import check_layer_name
+from alexc.spec.names import clip
+
+# Deeper nets than any that was published; a file that claims more is hostile or damaged.
+MAX_LAYERS = 5_000
+_MOST_FAULTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks for beside the file: see `alexc import --help`."""
+
+    weights: Path | None = None
+    input_shape: Shape | None = None
+    mean: str | None = None
+    partial: str | None = None
+    like: Path | None = None
+    params: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What one layer is in the file that it comes from; `name` is empty where it has none."""
+
+    name: str
+    type: str
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        return clip(self.name) if self.name else f"{'an' if self._vowel else 'a'} {clip(self.type)}"
+
+    @property
+    def _vowel(self) -> bool:
+        return self.type[:1].lower() in "aeiou"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor of the net: the layer that makes it, and its shape, None where that is at fault."""
+
+    layer: str
+    shape: Shape | None
+    non_negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one foreign layer: `layer` in the spec, or none and the `note` why."""
+
+    origin: Origin
+    layer: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLayer:
+    """One layer of the new net. Weights are by local name, in the shapes of the op."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    origin: Origin
+    weights: Mapping[str, NDArray[Any]] | None
+    init: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ForeignNet:
+    """A whole net with everything that its file says of it.
+
+    `files` are those that were read; `notes` are paragraphs for the reader of the spec, and
+    `preprocess` and each layer's `init` are data as a spec has them. `release` lets go of the
+    memory that the mapped weights take, which stay readable.
+    """
+
+    tool: str
+    name: str | None
+    files: tuple[Path, ...]
+    graph: Graph
+    layers: tuple[ForeignLayer, ...]
+    rows: tuple[Row, ...]
+    preprocess: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
+    extends: Path | None = None
+    release: Callable[[], None] = lambda: None
+
+    @property
+    def has_weights(self) -> bool:
+        return any(layer.weights is not None for layer in self.layers)
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Every tensor by its whole name, in the order of `graph.parameters`."""
+        named = {layer.name: layer.weights or {} for layer in self.layers}
+        return {
+            whole: as_float32(named[node.name][local])
+            for node in self.graph.nodes
+            for local, whole in node.parameter_names().items()
+        }
+
+
+def as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """The array in the type of all weights: itself where it is of that type already."""
+    with np.errstate(over="ignore"):
+        return array.astype("<f4", copy=False)
+
+
+class Builder:
+    """The net while an importer reads it, and everything that is wrong with it."""
+
+    def __init__(self, tool: str, path: Path) -> None:
+        self.tool = tool
+        self.path = path
+        self.layers: list[ForeignLayer] = []
+        self.rows: list[Row] = []
+        self.faults: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
+        self.notes: list[str] = []
+        self.input_shape: Shape | None = None
+        self._names: set[str] = set()
+        self._flat: dict[str, Value] = {}
+        self._weighted = 0
+
+    # ---- what is wrong ---------------------------------------------------------------------------
+
+    def fault(
+        self,
+        code: str,
+        message: str,
+        place: Place | None = None,
+        *,
+        notes: tuple[str, ...] = (),
+        help: str | None = None,
+    ) -> None:
+        """Keep a fault, to be raised with all others, or at once when there are too many."""
+        if place is None:
+            message = f"{self.path}: {message}"
+        self.faults.append(Diagnostic(code, message, place, notes=notes, help=help))
+        if len(self.faults) >= _MOST_FAULTS:
+            raise AlexcError(*self.faults)
+
+    def warn(
+        self, code: str, message: str, place: Place | None = None, *, help: str | None = None
+    ) -> None:
+        """Keep a warning: what the spec can't say, or what was assumed."""
+        self.warnings.append(Diagnostic(code, message, place, severity="warning", help=help))
+
+    def stop(
+        self, code: str, message: str, place: Place | None = None, *, help: str | None = None
+    ) -> NoReturn:
+        """Raise with the faults so far and this one, after which nothing can be judged."""
+        self.fault(code, message, place, help=help)
+        raise AlexcError(*self.faults)
+
+    def check(self) -> None:
+        """Raise if anything was found wrong."""
+        if self.faults:
+            raise AlexcError(*self.faults)
+
+    # ---- building --------------------------------------------------------------------------------
+
+    def input(self, shape: Shape) -> Value:
+        """Say what the net takes, a (channels, height, width)."""
+        self.input_shape = shape
+        return Value(INPUT, shape)
+
+    def add(
+        self,
+        origin: Origin,
+        kind: type[Op],
+        fields: Mapping[str, Any],
+        inputs: Sequence[Value | None],
+        *,
+        name: str | None = None,
+        weights: Mapping[str, NDArray[Any]] | None = None,
+        init: Mapping[str, Any] | None = None,
+        note: str = "",
+        listed: bool = True,
+    ) -> Value:
+        """Add a layer and tell what it gives; a fault of the foreign layer is kept.
+
+        `name` is the one to take, by default the origin's or a conventional one; an input of None
+        is the result of a layer that could not be expressed. `listed` is False for what a foreign
+        layer does beside its main work, such as the flatten before a fully connected one.
+        """
+        if len(self.layers) >= MAX_LAYERS:
+            self.stop("import/too-many-layers", f"the net has more than {MAX_LAYERS:,} layers")
+        if issubclass(kind, Conv | Linear):
+            self._weighted += 1
+        layer = self.unique(origin.name if name is None else name, kind)
+        if listed:
+            self.rows.append(Row(origin, layer, note))
+        op = self._op(origin, kind, fields)
+        known = [value for value in inputs if value is not None]
+        shapes = [value.shape for value in known if value.shape is not None]
+        shape: Shape | None = None
+        if op is not None and len(shapes) == len(inputs) and self._arity(origin, op, len(inputs)):
+            try:
+                shape = op.output_shape(*shapes)
+            except ShapeFault as problem:
+                sources = ", ".join(
+                    f"{format_shape(value.shape)} from {value.layer}"
+                    for value in known
+                    if value.shape is not None
+                )
+                self.fault(
+                    problem.code,
+                    f"{origin}: {problem.message}",
+                    origin.place,
+                    notes=(f"it reads {sources}",),
+                    help=problem.help,
+                )
+        if op is not None:
+            sources_named = tuple(value.layer for value in known)
+            self.layers.append(
+                ForeignLayer(layer, op, sources_named, origin, weights, dict(init or {}))
+            )
+        return Value(layer, shape, _non_negative(kind, known))
+
+    def flat(self, value: Value | None, origin: Origin) -> Value | None:
+        """The value as features, through one flatten however many layers read it."""
+        if value is None or value.shape is None or len(value.shape) == 1:
+            return value
+        if value.layer not in self._flat:
+            self._flat[value.layer] = self.add(
+                origin, Flatten, {}, [value], name="flatten", listed=False
+            )
+        return self._flat[value.layer]
+
+    def left_out(self, origin: Origin, note: str) -> None:
+        """Say that a foreign layer has no counterpart, and why it needs none."""
+        self.rows.append(Row(origin, None, note))
+
+    def unique(self, wanted: str, kind: type[Op]) -> str:
+        """A name that the language allows and that no layer has, as near as can be to `wanted`."""
+        name = allowed_name(wanted)
+        if name is None:
+            name = conventional_name(kind, self._weighted)
+        base, number = name, 2
+        while name in self._names:
+            name = f"{base}_{number}"
+            number += 1
+        self._names.add(name)
+        return name
+
+    def _op(self, origin: Origin, kind: type[Op], fields: Mapping[str, Any]) -> Op | None:
+        try:
+            return kind.model_validate(dict(fields))
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                what = ".".join(str(step) for step in detail["loc"] if isinstance(step, str))
+                value = clip(str(detail["input"]))
+                reason = detail["msg"].replace("Input should be", "must be")
+                self.fault(
+                    "import/value",
+                    f"{origin}: {what} is {value} and can't be: {reason}",
+                    origin.place,
+                )
+            return None
+
+    def _arity(self, origin: Origin, op: Op, count: int) -> bool:
+        if count >= op.min_inputs and (op.max_inputs is None or count <= op.max_inputs):
+            return True
+        wanted = f"{op.min_inputs} or more" if op.max_inputs is None else f"{op.min_inputs}"
+        message = f"{origin}: a {origin.type} takes {wanted} inputs and gets {count}"
+        self.fault("import/inputs", message, origin.place)
+        return False
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        name: str | None,
+        files: Sequence[Path],
+        outputs: Sequence[Value | None],
+        *,
+        preprocess: dict[str, Any] | None = None,
+        release: Callable[[], None] = lambda: None,
+    ) -> ForeignNet:
+        """The whole net. Raises AlexcError with every fault that was found on the way."""
+        self.check()
+        names = tuple(dict.fromkeys(value.layer for value in outputs if value is not None))
+        if self.input_shape is None or not self.layers or not names or INPUT in names:
+            self.stop("import/empty", "it holds no net: nothing leads from an input to an output")
+        triples = [(layer.name, layer.op, layer.inputs) for layer in self.layers]
+        graph = Graph.build(name or "net", self.input_shape, triples, names)
+        layers = self._fitted(graph)
+        self.check()
+        return ForeignNet(
+            self.tool,
+            name,
+            tuple(files),
+            graph,
+            layers,
+            tuple(self.rows),
+            preprocess,
+            tuple(self.notes),
+            tuple(self.warnings),
+            release=release,
+        )
+
+    def _fitted(self, graph: Graph) -> tuple[ForeignLayer, ...]:
+        """The layers, each with its weights in the shapes that it needs; a fault if they are not.
+
+        Axes of length 1 in front of a shape are no difference: old files write every shape with
+        four axes, and biases as rows of a matrix.
+        """
+        if all(layer.weights is None for layer in self.layers):
+            return tuple(self.layers)
+        fitted = []
+        for layer in self.layers:
+            weights = dict(layer.weights or {})
+            for local, parameter in graph.by_name[layer.name].parameters.items():
+                array = weights.get(local)
+                if array is None:
+                    self.fault(
+                        "import/missing-weights",
+                        f"{layer.origin}: there is no {local} for it among the weights",
+                        layer.origin.place,
+                    )
+                elif _without_ones(array.shape) == _without_ones(parameter.shape):
+                    weights[local] = array.reshape(parameter.shape)
+                else:
+                    self.fault(
+                        "import/weight-shape",
+                        f"{layer.origin}: its {local} is {format_shape(array.shape)} "
+                        f"and the net needs {format_shape(parameter.shape)}",
+                        layer.origin.place,
+                    )
+            fitted.append(replace(layer, weights=weights))
+        return tuple(fitted)
+
+
+def _without_ones(shape: Shape) -> Shape:
+    first = next((i for i, length in enumerate(shape) if length != 1), len(shape))
+    return shape[first:]
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+_FOREIGN_CHARACTERS = re.compile(r"[^\w/-]+")
+_PREFIXES: dict[type[Op], str] = {
+    Linear: "fc",
+    Lrn: "norm",
+    MaxPool: "pool",
+    AvgPool: "pool",
+    AdaptiveAvgPool: "pool",
+    Dropout: "drop",
+}
+
+
+def conventional_name(kind: type[Op], weighted: int) -> str:
+    """What people call such a layer after so many layers with weights: conv1, relu1, pool1, fc6."""
+    if kind in (Flatten, Softmax):
+        return {Flatten: "flatten", Softmax: "softmax"}[kind]
+    prefix = _PREFIXES.get(kind, {"batch_norm": "bn"}.get(kind.kind, kind.kind))
+    return f"{prefix}{max(weighted, 1)}"
+
+
+def allowed_name(wanted: str) -> str | None:
+    """The name with what the language does not allow replaced, or None if nothing is left of it."""
+    parts = [
+        _FOREIGN_CHARACTERS.sub("_", part).strip("_-") for part in wanted.strip().split("/") if part
+    ]
+    name = "/".join(part for part in parts if part)[:90].rstrip("/_-")
+    if not name:
+        return None
+    if check_layer_name(name) is not None:
+        # A reserved word, or a name that YAML reads as a number.
+        name = f"{name}_layer" if name[0].isalpha() else f"layer_{name}"
+    return name if check_layer_name(name) is None else None
+
+
+def _non_negative(kind: type[Op], inputs: Sequence[Value]) -> bool:
+    """Whether a layer's results are never below zero, whatever its weights are."""
+    if issubclass(kind, Relu | Sigmoid | Softmax):
+        return True
+    keeps = (MaxPool, AvgPool, AdaptiveAvgPool, Dropout, Lrn, Flatten, Add, Concat)
+    return issubclass(kind, keeps) and all(value.non_negative for value in inputs)
