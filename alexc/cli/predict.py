@@ -6,10 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from alexc.bundle import runtime_faults
 from alexc.cli.terminal import JsonOption, print_json
 from alexc.diagnostics import fault
 
@@ -26,7 +24,10 @@ def predict(
     json: JsonOption = False,
 ) -> None:
     """Show the five most probable classes of photographs, on the best engine at hand."""
+    import numpy as np
+
     import alexc_runtime
+    from alexc.bundle import runtime_faults
 
     with runtime_faults(), alexc_runtime.open(bundle, engine) as session:
         preprocess = session.manifest.preprocess
