@@ -1,15 +1,18 @@
-"""`alexc inspect`: the net as a table."""
+"""`alexc inspect`: the net as a table, and as a drawing."""
 
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from alexc.cli.terminal import JsonOption, console, print_diagnostics, print_json
+from alexc.diagnostics import usage_fault
 from alexc.frontend import Net, load_net
+from alexc.graph.graph import Graph
 from alexc.graph.receptive import receptive_fields
 from alexc.ops.base import format_shape
 from alexc.spec.write import to_yaml
@@ -23,10 +26,16 @@ def inspect(
         bool,
         typer.Option("--resolved", help="Print the spec with `extends` and blocks written out."),
     ] = False,
+    diagram: Annotated[
+        Path | None,
+        typer.Option("--diagram", metavar="FILE.svg", help="Draw the net, too, as SVG."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show every layer: op, output shape, parameters, MACs, activation memory, receptive field."""
     net = load_net(spec)
+    if diagram is not None:
+        _write_diagram(net.graph, diagram)
     if resolved:
         data = net.spec.to_json()
         print_json(data) if json else print(to_yaml(data), end="")
@@ -36,6 +45,23 @@ def inspect(
         return
     print_diagnostics(net.warnings)
     _print_table(net)
+
+
+def _write_diagram(graph: Graph, path: Path) -> None:
+    """Write the drawing, whole or not at all, and say so on stderr."""
+    # Imported here: drawing is what most calls don't do.
+    from alexc.graph.diagram import svg
+    from alexc.weights.store import whole_file
+
+    if path.is_dir():
+        raise usage_fault(
+            "inspect/diagram",
+            f"{path} is a directory, and --diagram names the file to write",
+            help=f"--diagram {path / graph.name}.svg",
+        )
+    with whole_file(path) as file:
+        file.write(svg(graph).encode())
+    print(f"{path}: a drawing of {graph.name}", file=sys.stderr)
 
 
 def _as_json(net: Net) -> dict[str, Any]:
