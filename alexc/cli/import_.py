@@ -146,8 +146,9 @@ def _print_table(imported: Imported) -> None:
     out.print(f"[bold]{escape(graph.name)}[/bold]  input {format_shape(graph.input_shape)}")
     out.print(table)
     print(f"{imported.spec}: {len(graph.nodes)} layers")
-    if count := len(imported.net.warnings):
-        print(f"  {count} warning{'s' * (count > 1)} of its own: alexc check {imported.spec}")
+    if warnings := len(imported.net.warnings):
+        plural = "s" * (warnings > 1)
+        print(f"  {warnings} warning{plural} of its own: alexc check {imported.spec}")
     if imported.weights is not None:
         size = sum(math.prod(p.shape) for p in graph.parameters.values())
         print(f"{imported.weights}: {size:,} numbers, all finite, in the shapes of the spec")

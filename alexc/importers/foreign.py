@@ -32,7 +32,7 @@ from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
 from alexc.spec.model import check_layer_name
-from alexc.spec.names import clip
+from alexc.spec.names import clip, listing
 
 # Deeper nets than any that was published; a file that claims more is hostile or damaged.
 MAX_LAYERS = 5_000
@@ -149,6 +149,7 @@ class Builder:
         self.faults: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
         self.notes: list[str] = []
+        self.hints: dict[str, str] = {}  # where weights of a layer may be, by its foreign name
         self.input_shape: Shape | None = None
         self._names: set[str] = set()
         self._flat: dict[str, Value] = {}
@@ -343,15 +344,18 @@ class Builder:
         fitted = []
         for layer in self.layers:
             weights = dict(layer.weights or {})
-            for local, parameter in graph.by_name[layer.name].parameters.items():
-                array = weights.get(local)
-                if array is None:
-                    self.fault(
-                        "import/missing-weights",
-                        f"{layer.origin}: there is no {local} for it among the weights",
-                        layer.origin.place,
-                    )
-                elif _without_ones(array.shape) == _without_ones(parameter.shape):
+            parameters = graph.by_name[layer.name].parameters
+            if missing := [local for local in parameters if local not in weights]:
+                self.fault(
+                    "import/missing-weights",
+                    f"{layer.origin}: there is no {listing(missing, 'or')} for it in the weights",
+                    layer.origin.place,
+                    help=self.hints.get(layer.origin.name),
+                )
+            for local, parameter in parameters.items():
+                if (array := weights.get(local)) is None:
+                    continue
+                if _without_ones(array.shape) == _without_ones(parameter.shape):
                     weights[local] = array.reshape(parameter.shape)
                 else:
                     self.fault(

@@ -13,6 +13,7 @@ import secrets
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,9 @@ def write(foreign: ForeignNet, spec: Path, *, replace: bool = False) -> Imported
         reason = error.strerror or str(error)
         raise usage_fault("file/unwritable", f"{spec}: {reason}") from None
     finally:
-        partial.unlink(missing_ok=True)
-        staged.unlink(missing_ok=True)
+        for leftover in (partial, staged):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
     return Imported(spec, weights, load_net(spec), foreign)
 
 
@@ -115,7 +117,8 @@ def render(foreign: ForeignNet, spec: Path) -> str:
 def describe(foreign: ForeignNet, spec: Path) -> dict[str, Any]:
     """The spec as plain data, its keys in the order in which people write them."""
     graph = foreign.graph
-    source = f"{foreign.tool} files {listing(path.name for path in foreign.files)}"
+    files = "files" if len(foreign.files) > 1 else "file"
+    source = f"{foreign.tool} {files} {listing(path.name for path in foreign.files)}"
     data: dict[str, Any] = {"alexc": 1, "name": _net_name(foreign.name, spec)}
     if foreign.extends is not None:
         base = Path(os.path.relpath(foreign.extends.resolve(), spec.resolve().parent))

@@ -458,28 +458,17 @@ class _Reader:
             found[layer.name] = [blob_array(message, shown) for message in messages]
         if not found and self.request.weights is None:
             return None  # a net in binary form that was never trained
-        self._check_names(wired, sorted(needed - found.keys()), left, shown)
-        return dict(found)
-
-    def _check_names(
-        self, wired: Sequence[_Wired], missing: list[str], left: list[str], shown: str
-    ) -> None:
-        places = {one.layer.name: one.layer.place for one in wired}
         names = Names(left)
-        for name in missing:
-            close = names.nearest(name)
-            self.builder.fault(
-                "import/missing-weights",
-                f"{clip(name)}: there are no weights for it in {shown}",
-                places[name],
-                help=f"there are weights for {clip(close)}" if close else None,
-            )
+        for name in sorted(needed - found.keys())[:_MOST_GUESSES]:
+            if (close := names.nearest(name)) is not None:
+                self.builder.hints[name] = f"there are weights for {clip(close)}"
         if left and self.request.partial is None:
             shown_names = ", ".join(map(clip, left[:10])) + (", …" if len(left) > 10 else "")
             self.builder.warn(
                 "import/unused-weights",
                 f"{shown} holds weights for layers that the net doesn't have: {shown_names}",
             )
+        return dict(found)
 
     # ---- translation -----------------------------------------------------------------------------
 

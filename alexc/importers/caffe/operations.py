@@ -209,6 +209,8 @@ def _batch_norm(step: Step) -> Value | None:
 def _statistics(step: Step) -> dict[str, NDArray[Any]]:
     """Mean and variance, which Caffe keeps as sums beside the number to divide them by."""
     blobs = step.blobs or ()
+    if not blobs:
+        return {}
     if len(blobs) != 3 or blobs[2].size != 1:
         step.builder.fault(
             "import/weight-shape",
@@ -227,6 +229,8 @@ def _statistics(step: Step) -> dict[str, NDArray[Any]]:
 
 def _scale_weights(step: Step, bias: bool) -> dict[str, NDArray[Any]]:
     blobs = step.scale_blobs or ()
+    if not blobs:
+        return {}
     if len(blobs) != 1 + bias:
         assert step.scale is not None
         step.builder.fault(
