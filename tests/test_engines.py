@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import logging
 import resource
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -539,9 +541,48 @@ def test_what_the_builder_can_not_build_is_told_in_its_words(model: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_no_builder_outlives_its_work_or_is_destroyed_within_another(
+    rtx: ModuleType, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT logs under a lock that destroying a builder takes too: a deadlock once seen."""
+    builders: list[weakref.ref[Any]] = []
+
+    def builder(log: Any) -> Any:
+        real = rtx.Builder(log)
+        builders.append(weakref.ref(real))
+        return real
+
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", Proxy(rtx, Builder=builder))
+    (tmp_path / "model.onnx").write_bytes(model.read_bytes())  # without its weights
+    collecting: list[bool] = []
+
+    def stop(done: float, _: str) -> None:
+        collecting.append(gc.isenabled())
+        if done > 0.5:
+            raise RuntimeError("enough")
+
+    kept: list[BaseException] = []
+    for call in (
+        lambda: tensorrt.build_plan(model, tmp_path / "net.plan", targets=["7.5"]),
+        lambda: tensorrt.parse(tmp_path / "model.onnx"),
+        lambda: tensorrt.build_plan(model, tmp_path / "net.plan", progress=stop),
+    ):
+        with pytest.raises((AlexcError, RuntimeError)) as caught:
+            call()
+        kept.append(caught.value)
+    tensorrt.build_plan(model, tmp_path / "net.plan")
+    tensorrt.parse(model)
+    assert len(kept) == 3
+    assert [reference() for reference in builders] == [None] * 5
+    assert collecting
+    assert not any(collecting)
+    assert gc.isenabled()
+
+
 @pytest.mark.usefixtures("rtx")
 def test_each_error_tells_of_its_own_build_alone(model: Path, tmp_path: Path) -> None:
-    """While an exception keeps a builder alive, TensorRT ignores the logger of the next one."""
+    """While a builder is alive, TensorRT ignores the logger of the next one."""
+    alive = tensorrt._Builder("tensorrt_rtx")
     (tmp_path / "model.onnx").write_bytes(model.read_bytes())
     caught = []
     for _ in range(2):
@@ -552,6 +593,7 @@ def test_each_error_tells_of_its_own_build_alone(model: Path, tmp_path: Path) ->
         caught += [built.value, parsed.value]
     assert str(caught[0]) == str(caught[2])
     assert str(caught[1]) == str(caught[3])
+    assert not alive.log.errors
 
 
 @pytest.mark.usefixtures("rtx")

@@ -28,10 +28,13 @@ cleared for every other.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -157,7 +160,7 @@ def parse(model: Path, flavour: str = "tensorrt_rtx") -> dict[str, ParsedTensor]
     obstacle = import_obstacle(flavour, FLAVOURS[flavour].package)
     if obstacle is not None:
         raise usage_fault("engine/not-installed", obstacle)
-    return _Builder(flavour).parsed(model).tensors()
+    return _parse(model, flavour)
 
 
 def build_plan(
@@ -190,13 +193,66 @@ def build_plan(
     if not gpus and not known.builds_without_gpu:
         reason = "no GPU, and this library builds by timing kernels on one"
         return Plan(not_built(flavour, precision, reason), str(load(flavour).__version__))
-    builder = _Builder(flavour)
+    status = BUILT if gpus else BUILT_WITHOUT_GPU
+    record = EngineRecord(flavour, precision, status, str(plan))
+    return _build(model, plan, record, batch, targets, progress)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let nothing of TensorRT be destroyed while it calls back, nor outlive the work.
+
+    TensorRT logs while it holds a lock that destroying a builder takes too. So if Python's garbage
+    collector ran in the middle of a log message and found a forgotten builder, it would wait for
+    ever. An error keeps the frames that it came through, and with them builders, networks and their
+    weights; these are let go here.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    except BaseException as error:
+        _clear_frames(error)
+        raise
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Empty the variables of every ended call that the error remembers; where it arose stays told.
+
+    An error out of a callback remembers the calls that led to TensorRT by way of `f_back` alone.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            for caller, _ in traceback.walk_stack(frame):
+                with suppress(RuntimeError):  # it is still running
+                    caller.clear()
+        cause = cause.__context__
+
+
+@_undisturbed()
+def _parse(model: Path, flavour: str) -> dict[str, ParsedTensor]:
+    return _Builder(flavour).parsed(model).tensors()
+
+
+@_undisturbed()
+def _build(
+    model: Path,
+    plan: Path,
+    record: EngineRecord,
+    batch: BatchRange,
+    targets: Sequence[str],
+    progress: Progress | None,
+) -> Plan:
+    builder = _Builder(record.engine)
     capabilities = builder.capabilities(targets)
     network = builder.parsed(model)
-    network.build(plan, model, precision == "tf32", batch, capabilities, progress)
-    status = BUILT if gpus else BUILT_WITHOUT_GPU
+    network.build(plan, model, record.precision == "tf32", batch, capabilities, progress)
     return Plan(
-        EngineRecord(flavour, precision, status, str(plan)),
+        record,
         library=builder.version,
         targets=tuple(capability.name.lower() for capability in capabilities),
         tensors=network.tensors(),
