@@ -36,7 +36,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -256,19 +255,11 @@ def _build(
         library=builder.version,
         targets=tuple(capability.name.lower() for capability in capabilities),
         tensors=network.tensors(),
-        warnings=tuple(builder.log.warnings),
+        warnings=tuple(builder.logger.warnings),
     )
 
 
 # ---- TensorRT's objects --------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Messages:
-    """What TensorRT has complained of in the course of one build."""
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 class _Builder:
@@ -278,8 +269,7 @@ class _Builder:
         self.library: Any = load(flavour)
         self.version = str(self.library.__version__)
         self.name = FLAVOURS[flavour].package
-        self.logger: Any = _logger(self.library.ILogger)
-        self.log = self.logger.kept = _Messages()
+        self.logger: Any = _logger(self.library)
         try:
             self.builder: Any = self.library.Builder(self.logger)
         except (RuntimeError, TypeError) as error:  # its C++ side returned nothing
@@ -287,7 +277,7 @@ class _Builder:
 
     def fault(self, code: str, message: str, *, help: str | None = None) -> AlexcError:
         """An error with what TensorRT has logged so far as notes."""
-        notes = tuple(note for note in self.log.errors if _reason(note) not in message)
+        notes = tuple(note for note in self.logger.errors if _reason(note) not in message)
         return AlexcError(Diagnostic(code, message, notes=notes[:5], help=help))
 
     def capabilities(self, targets: Sequence[str]) -> list[Any]:
@@ -345,7 +335,7 @@ class _Builder:
             telling = [line for line in details if not line.startswith("Invalid Node")]
             reason = _reason(telling[0]) if telling else "it gives no reason"
             # Of weights that can't be read the reason is in the log alone.
-            notes = [] if operator else [_reason(line) for line in self.log.errors[:3]]
+            notes = [] if operator else [_reason(line) for line in self.logger.errors[:3]]
             faults.append(
                 Diagnostic(
                     "engine/parse",
@@ -423,7 +413,7 @@ class _Network:
             if stopped is not None:
                 raise stopped
             if not complete:
-                reason = next(iter(self.owner.log.errors), "it gives no reason")
+                reason = next(iter(self.owner.logger.errors), "it gives no reason")
                 raise self.owner.fault(
                     "engine/build", f"{self.owner.name} can't build {model}: {_reason(reason)}"
                 )
@@ -454,15 +444,9 @@ def _parsed(tensor: Any) -> ParsedTensor:
 # returned.
 
 
-@cache
-def _logger(base: Any) -> Any:
-    """TensorRT's log as Python's, nothing of it printed; errors and warnings are kept in `kept`.
-
-    There is one for a library, `base` being its ILogger: as long as anything lives that was made
-    with one logger, TensorRT sends all it has to say there, and does not use another. (An exception
-    keeps its builder alive.) So each build puts a new list in place instead.
-    """
-    severity = base.Severity
+def _logger(library: Any) -> Any:
+    """TensorRT's log as Python's, nothing of it printed; errors and warnings are kept as well."""
+    severity = library.ILogger.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
         severity.ERROR: logging.ERROR,
@@ -471,17 +455,18 @@ def _logger(base: Any) -> Any:
         severity.VERBOSE: logging.DEBUG,
     }
 
-    class Logger(base):  # type: ignore[misc]  # known only when it runs
+    class Logger(library.ILogger):  # type: ignore[misc]  # known only when it runs
         def __init__(self) -> None:
-            base.__init__(self)
-            self.kept = _Messages()
+            library.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity, logging.INFO)
             if level >= logging.ERROR and not _is_noise(message):
-                self.kept.errors.append(message)
+                self.errors.append(message)
             elif level == logging.WARNING:
-                self.kept.warnings.append(message)
+                self.warnings.append(message)
             # Errors go into the AlexcError; logging them loudly too would print them twice.
             _log.log(min(level, logging.INFO), "%s", message)
 
