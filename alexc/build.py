@@ -182,7 +182,12 @@ def _weights(net: Net, options: Options) -> Weights:
 
 
 def _build_plans(options: Options, folder: Path, progress: Progress) -> list[EngineRecord]:
-    """The plans asked for, or those of every library that is installed."""
+    """The plans asked for, or those of every library that is installed.
+
+    A net that TensorRT can't take is a fault only where a plan was asked for by name; elsewhere the
+    record says why there is none.
+    """
+    from alexc.engines.record import not_built
     from alexc.engines.tensorrt import build_plan, flavours
 
     asked = [target for target in options.targets if target.engine in PLAN_ENGINES]
@@ -193,14 +198,20 @@ def _build_plans(options: Options, folder: Path, progress: Progress) -> list[Eng
         path = f"{ENGINES}/{target.engine}-{options.precision}.plan"
         (folder / ENGINES).mkdir(exist_ok=True)
         progress(f"plan for {target.engine}")
-        record = build_plan(
-            folder / MODEL,
-            folder / path,
-            flavour=target.engine,
-            precision=options.precision,
-            batch=options.batch,
-            targets=target.capabilities,
-        ).record
+        try:
+            record = build_plan(
+                folder / MODEL,
+                folder / path,
+                flavour=target.engine,
+                precision=options.precision,
+                batch=options.batch,
+                targets=target.capabilities,
+            ).record
+        except AlexcError as error:
+            if options.targets:
+                raise
+            reason = error.diagnostics[0].message
+            record = not_built(target.engine, options.precision, reason)
         if record.path is None and options.targets:
             raise usage_fault(
                 "build/target",

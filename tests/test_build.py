@@ -325,6 +325,24 @@ def test_a_backend_that_diverges_stops_the_build(
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_net_that_tensorrt_cant_take_fails_only_where_it_was_asked(
+    alexc: Alexc, spec: Path, tmp_path: Path, asked: bool
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    spec.write_text(SMALL.replace("size: 3, alpha", "size: 17, alpha"))  # its LRN ends at 15
+    target = ["--target", "tensorrt_rtx"] if asked else []
+    ran = alexc("build", spec, "--out", tmp_path / "out", "--json", *target)
+    if asked:
+        assert ran.status == 1
+        assert [d["code"] for d in ran.json["diagnostics"]] == ["engine/parse"]
+    else:
+        assert ran.status == 0, ran.err
+        (plan,) = [e for e in ran.json["engines"] if e["engine"] == "tensorrt_rtx"]
+        assert plan["path"] is None
+        assert plan["status"].startswith("not built: ")
+
+
 def test_ctrl_c_leaves_nothing_behind(
     alexc: Alexc, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

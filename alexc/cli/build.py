@@ -107,5 +107,5 @@ def _print_summary(folder: Path, result: Result) -> None:
         verdict = "verified" if backend.passed else f"not run: {backend.status}"
         print(f"  {backend.backend:<13} {verdict}")
     for record in manifest.engines:
-        if record.path is not None and record.path.endswith(".plan"):
+        if record.path is None or record.path.endswith(".plan"):
             print(f"  {record.engine:<13} {record.precision}: {record.status}")

@@ -34,6 +34,8 @@ class OpenVino(Engine):
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS.get(record.precision, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
+            # On, it would leave denormals flushed to zero in the whole process, not here alone.
+            "CPU_DENORMALS_OPTIMIZATION": False,
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads

@@ -10,10 +10,12 @@ compiles the last step of its kernels on the GPU at hand, so that loading takes 
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -55,7 +57,7 @@ class TensorRT(Engine):
         self._input = bundle.manifest.input.name
         self._shapes = {output.name: output.shape for output in bundle.manifest.outputs}
         self._held = ExitStack()
-        with ExitStack() as held:  # given back if anything below fails
+        with _without_collection(), ExitStack() as held:  # given back if anything below fails
             self._load(bundle, held)
             self._held = held.pop_all()
 
@@ -182,6 +184,22 @@ class TensorRTForRTX(TensorRT):
 
     name: ClassVar[str] = "tensorrt_rtx"
     package: ClassVar[str] = "tensorrt-rtx"
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running inside TensorRT's log messages.
+
+    TensorRT logs while it holds a lock that destroying one of its objects takes too: a collection
+    that found a forgotten one there would wait for ever.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _no_driver() -> str | None:
