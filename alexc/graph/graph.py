@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from alexc.graph.quantization import Quantization
 from alexc.ops.base import Op, Parameter, Shape
 
 # The number formats that a layer can compute and keep its result in.
@@ -57,6 +58,8 @@ class Graph:
     outputs: tuple[str, ...]
     # The layers that are not in fp32. The graph's input and outputs are fp32 always.
     precisions: Mapping[str, Precision] = field(default_factory=dict)
+    # The layers whose operands are numbers of eight bits. What they compute with them is fp32.
+    quantized: Mapping[str, Quantization] = field(default_factory=dict)
 
     @staticmethod
     def build(
@@ -65,6 +68,7 @@ class Graph:
         layers: Iterable[tuple[str, Op, tuple[str, ...]]],
         outputs: tuple[str, ...],
         precisions: Mapping[str, Precision] | None = None,
+        quantized: Mapping[str, Quantization] | None = None,
     ) -> Graph:
         """The graph of `(name, op, inputs)` triples given in topological order.
 
@@ -80,7 +84,7 @@ class Graph:
             node = make_node(layer, op, inputs, tuple(shapes[source] for source in inputs))
             shapes[layer] = node.shape
             nodes.append(node)
-        graph = Graph(name, input_shape, tuple(nodes), outputs, precisions or {})
+        graph = Graph(name, input_shape, tuple(nodes), outputs, precisions or {}, quantized or {})
         graph.check()
         return graph
 
@@ -103,6 +107,12 @@ class Graph:
                 raise ValueError(f"the output {output} is no node")
         if strangers := [name for name in self.precisions if name not in known or name == INPUT]:
             raise ValueError(f"a precision is given of {', '.join(strangers)}, which is no node")
+        for name, quantization in self.quantized.items():
+            weight = self.by_name[name].parameters.get("weight") if name in self.by_name else None
+            if weight is None or weight.shape[0] != len(quantization.weight_steps):
+                raise ValueError(f"{name} can't be quantized so: it has other weights, or none")
+            if self.precision_of(name) != "fp32":
+                raise ValueError(f"{name} is quantized and in {self.precision_of(name)} as well")
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -141,6 +151,7 @@ class Graph:
     def to_json(self) -> dict[str, Any]:
         """Everything that determines the computation, and nothing else."""
         precisions = {name: self.precision_of(name) for name in self.precisions}
+        quantized = {name: each.to_json() for name, each in self.quantized.items()}
         return {
             "input_shape": list(self.input_shape),
             "nodes": [
@@ -154,6 +165,7 @@ class Graph:
             ],
             "outputs": list(self.outputs),
             **({"precisions": precisions} if precisions else {}),
+            **({"quantized": quantized} if quantized else {}),
         }
 
     def digest(self) -> str:

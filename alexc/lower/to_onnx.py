@@ -12,6 +12,11 @@ written into the model.
 A layer of another precision than fp32 reads its inputs and its weights through a Cast, which an
 engine computes once where it is of a weight; so the weights file is the same for all precisions.
 Casts are named `<tensor>.<precision>`.
+
+A quantized layer reads inputs and weights through QuantizeLinear and DequantizeLinear, which engines
+replace by integer kernels (Jacob et al., 2018, is where the scheme comes from). Weights are put on
+their grid when the model is loaded, so that here too the file stays as it is. Of a tensor `x` the
+numbers of eight bits are called `x.int8` or `x.fp8`, and what they stand for `x.rounded`.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alexc import __version__
 from alexc.diagnostics import fault
 from alexc.graph.graph import INPUT, Graph, Node, Precision
+from alexc.graph.quantization import Quantization, QuantizedFormat
 from alexc.ops.base import Op, Shape, format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
@@ -44,6 +50,7 @@ from alexc.weights.store import Extent
 VERSIONS: dict[Precision, tuple[int, int]] = {"fp32": (19, 9), "fp16": (19, 9), "bf16": (22, 10)}
 BATCH = "batch"  # the symbolic first dimension of every tensor
 
+ElementType = Precision | QuantizedFormat
 OpType = TypeVar("OpType", bound=Op)
 
 
@@ -74,8 +81,8 @@ def to_onnx(
         outputs=[_tensor(name, graph.shapes[name]) for name in graph.outputs],
         initializer=writer.initializers,
         value_info=[
-            _tensor(name, shape, precision)
-            for name, (shape, precision) in writer.tensors.items()
+            _tensor(name, shape, type_)
+            for name, (shape, type_) in writer.tensors.items()
             if name not in graph.outputs
         ],
     )
@@ -105,9 +112,10 @@ class _Writer:
     weights_file: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
-    # What the nodes make, but for cast weights: shape without the batch, and precision.
-    tensors: dict[str, tuple[Shape, Precision]] = field(default_factory=dict)
-    casts: set[str] = field(default_factory=set)
+    # What the nodes make of the input, and not of weights: shape without the batch, and type.
+    tensors: dict[str, tuple[Shape, ElementType]] = field(default_factory=dict)
+    # What has been made of weights, and the constants of a few numbers.
+    derived: set[str] = field(default_factory=set)
 
     def weight(self, name: str, shape: Shape, extent: Extent | None) -> None:
         """Declare a tensor that lies in the weights file."""
@@ -136,14 +144,28 @@ class _Writer:
         self,
         name: str,
         shape: Shape,
-        precision: Precision,
+        type_: ElementType,
         op_type: str,
         inputs: Sequence[str],
         attributes: Mapping[str, Any],
     ) -> str:
         """Add the node that makes the tensor `name`, and return the name."""
         self.nodes.append(helper.make_node(op_type, inputs, [name], name, **attributes))
-        self.tensors[name] = (shape, precision)
+        self.tensors[name] = (shape, type_)
+        return name
+
+    def derive(self, name: str, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add the node that makes `name` of a weight, unless it is there, and return the name."""
+        if name not in self.derived:
+            self.derived.add(name)
+            self.nodes.append(helper.make_node(op_type, inputs, [name], name, **attributes))
+        return name
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """Write a few numbers into the model, unless they are there, and return their name."""
+        if name not in self.derived:
+            self.derived.add(name)
+            self.initializers.append(numpy_helper.from_array(values, name))
         return name
 
     def tensor_in(self, name: str, precision: Precision) -> str:
@@ -158,8 +180,7 @@ class _Writer:
         if kept == precision:
             return name
         cast = f"{name}.{precision}"
-        if cast not in self.casts:
-            self.casts.add(cast)
+        if cast not in self.tensors:
             shape = self.graph.shapes[name]
             self.add(cast, shape, precision, "Cast", [name], {"to": _TYPES[precision]})
         return cast
@@ -168,11 +189,37 @@ class _Writer:
         """The name under which a weight is to be had in a precision."""
         if precision == "fp32":
             return name
-        cast = f"{name}.{precision}"
-        if cast not in self.casts:
-            self.casts.add(cast)
-            self.nodes.append(helper.make_node("Cast", [name], [cast], cast, to=_TYPES[precision]))
-        return cast
+        return self.derive(f"{name}.{precision}", "Cast", [name], to=_TYPES[precision])
+
+    def rounded(self, name: str, shape: Shape, step: float, format: QuantizedFormat) -> str:
+        """The name under which a tensor is to be had on a grid."""
+        rounded = f"{name}.rounded"
+        if rounded not in self.tensors:
+            self.round(name, rounded, shape, step, format)
+        return rounded
+
+    def round(
+        self, name: str, rounded: str, shape: Shape, step: float, format: QuantizedFormat
+    ) -> None:
+        """Add the two nodes that put the tensor `name` on a grid and call the result `rounded`."""
+        grid = self._grid(rounded.removesuffix(".rounded"), np.float32(step), format)
+        small = f"{rounded.removesuffix('.rounded')}.{format}"
+        self.add(small, shape, format, "QuantizeLinear", [name, *grid], {})
+        self.add(rounded, shape, "fp32", "DequantizeLinear", [small, *grid], {})
+
+    def rounded_weight(self, name: str, steps: Sequence[float], format: QuantizedFormat) -> str:
+        """The name under which a weight is to be had on a grid for each output channel."""
+        grid = self._grid(name, np.array(steps, np.float32), format)
+        small = self.derive(f"{name}.{format}", "QuantizeLinear", [name, *grid], axis=0)
+        return self.derive(f"{name}.rounded", "DequantizeLinear", [small, *grid], axis=0)
+
+    def _grid(self, name: str, steps: Any, format: QuantizedFormat) -> list[str]:
+        """The steps, and the zero point that says the type: all zeros, as TensorRT wants it."""
+        zeros = np.zeros(np.shape(steps), _NUMPY_TYPES[format])
+        return [
+            self.constant(f"{name}.step", np.asarray(steps)),
+            self.constant(f"{name}.zero", zeros),
+        ]
 
 
 @dataclass(frozen=True)
@@ -188,9 +235,17 @@ class _Layer(Generic[OpType]):
         return self.writer.graph.precision_of(self.node.name)
 
     @property
+    def quantization(self) -> Quantization | None:
+        return self.writer.graph.quantized.get(self.node.name)
+
+    @property
     def inputs(self) -> list[str]:
-        """The names of the inputs, in the layer's precision."""
-        return [self.writer.tensor_in(source, self.precision) for source in self.node.inputs]
+        """The names of the inputs, in the layer's precision and on its grid."""
+        names = [self.writer.tensor_in(source, self.precision) for source in self.node.inputs]
+        if (grid := self.quantization) is not None:
+            shape, step = self.node.input_shapes[0], grid.input_step
+            names[0] = self.writer.rounded(names[0], shape, step, grid.format)
+        return names
 
     @property
     def x(self) -> str:
@@ -199,17 +254,25 @@ class _Layer(Generic[OpType]):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The names of the layer's weights in its precision, by their local ones."""
-        names = self.node.parameter_names()
-        return {
-            local: self.writer.weight_in(whole, self.precision) for local, whole in names.items()
+        """The names of the layer's weights in its precision and on its grid, by their local ones."""
+        wholes = self.node.parameter_names()
+        names = {
+            local: self.writer.weight_in(whole, self.precision) for local, whole in wholes.items()
         }
+        if (grid := self.quantization) is not None:
+            weight = names["weight"]
+            names["weight"] = self.writer.rounded_weight(weight, grid.weight_steps, grid.format)
+        return names
 
     def emit(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> None:
         """Add the node that makes the layer's own tensor. An output is made to be fp32."""
         name, precision = self.node.name, self.precision
         add, shape = self.writer.add, self.node.shape
-        if precision == "fp32" or name not in self.writer.graph.outputs:
+        grid = self.quantization
+        if grid is not None and grid.output_step is not None:
+            exact = add(f"{name}.exact", shape, "fp32", op_type, inputs, attributes)
+            self.writer.round(exact, name, shape, grid.output_step, grid.format)
+        elif precision == "fp32" or name not in self.writer.graph.outputs:
             add(name, shape, precision, op_type, inputs, attributes)
         else:
             computed = f"{name}.{precision}"
@@ -228,31 +291,33 @@ class _Layer(Generic[OpType]):
 
         Fractions are written in the layer's precision.
         """
-        name = f"{self.node.name}.{what}"
         if values.dtype.kind == "f":
             values = values.astype(_NUMPY_TYPES[self.precision])
-        self.writer.initializers.append(numpy_helper.from_array(values, name))
-        return name
+        return self.writer.constant(f"{self.node.name}.{what}", values)
 
     def number(self, what: str, value: float) -> str:
         """Write one number into the model, and name it `<layer>.<what>`."""
         return self.constant(what, np.array(value, np.float32))
 
 
-_TYPES: dict[Precision, int] = {
+_TYPES: dict[ElementType, int] = {
     "fp32": TensorProto.FLOAT,
     "fp16": TensorProto.FLOAT16,
     "bf16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "fp8": TensorProto.FLOAT8E4M3FN,
 }
-_NUMPY_TYPES: dict[Precision, Any] = {
+_NUMPY_TYPES: dict[ElementType, Any] = {
     "fp32": np.float32,
     "fp16": np.float16,
     "bf16": ml_dtypes.bfloat16,
+    "int8": np.int8,
+    "fp8": ml_dtypes.float8_e4m3fn,
 }
 
 
-def _tensor(name: str, shape: Shape, precision: Precision = "fp32") -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, _TYPES[precision], [BATCH, *shape])
+def _tensor(name: str, shape: Shape, type_: ElementType = "fp32") -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, _TYPES[type_], [BATCH, *shape])
 
 
 # ---- the dictionary ------------------------------------------------------------------------------

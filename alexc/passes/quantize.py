@@ -1,0 +1,87 @@
+"""Convolutions and linear layers with operands of eight bits: int8, or fp8 (e4m3).
+
+Weights have a step for each output channel, from their largest magnitude; activations one for the
+tensor, from a range that was measured (see `alexc.calibrate`). In int8 the result of a layer is put
+on a grid too, since ONNX Runtime computes in integers only between two grids. A result that only a
+ReLU reads takes the range of what the ReLU gives: the two roundings are then one, for
+
+    relu(round(x)) = round(relu(x))
+
+and what saturates below is cut off by the ReLU anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.graph.graph import Graph, Node, Precision
+from alexc.graph.quantization import Quantization, QuantizedFormat, step_for
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.pointwise import Relu
+
+
+def quantizable(graph: Graph, named: Mapping[str, Precision] | None = None) -> tuple[str, ...]:
+    """The layers that are quantized: every conv and linear layer whose precision is not `named`.
+
+    But not one that gives an output of the graph, of which every digit counts; docs/precision.md
+    has what that costs and gains.
+    """
+    return tuple(
+        node.name
+        for node in graph.nodes
+        if isinstance(node.op, Conv | Linear)
+        and node.name not in (named or {})
+        and node.name not in graph.outputs
+    )
+
+
+def tensors_to_range(graph: Graph, layers: Sequence[str]) -> tuple[str, ...]:
+    """The tensors whose ranges quantizing these layers takes, in the order of the graph."""
+    wanted = set()
+    for name in layers:
+        node = graph.by_name[name]
+        wanted |= {node.inputs[0], _ranged_result(graph, node)}
+    return tuple(name for name in graph.shapes if name in wanted)
+
+
+def quantize(
+    graph: Graph,
+    weights: Mapping[str, NDArray[np.float32]],
+    limits: Mapping[str, float],
+    layers: Sequence[str],
+    format: QuantizedFormat,
+) -> Graph:
+    """The graph with these layers quantized.
+
+    `limits` are the largest magnitudes that the tensors of `tensors_to_range` are to represent;
+    what is larger saturates. `weights` are the graph's, by whole name.
+    """
+    quantized = {}
+    for name in layers:
+        node = graph.by_name[name]
+        weight = weights[node.parameter_names()["weight"]]
+        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+        quantized[name] = Quantization(
+            format,
+            input_step=step_for(limits[node.inputs[0]], format),
+            weight_steps=tuple(step_for(float(limit), format) for limit in largest),
+            output_step=step_for(limits[_ranged_result(graph, node)], format)
+            if format == "int8" and name not in graph.outputs
+            else None,
+        )
+    precisions = {name: p for name, p in graph.precisions.items() if name not in quantized}
+    return Graph.build(
+        graph.name, graph.input_shape, graph.layers(), graph.outputs, precisions, quantized
+    )
+
+
+def _ranged_result(graph: Graph, node: Node) -> str:
+    """The tensor whose range the result of a layer is given: its ReLU's, if nothing else reads."""
+    readers = [reader for reader in graph.nodes if node.name in reader.inputs]
+    if len(readers) == 1 and isinstance(readers[0].op, Relu) and node.name not in graph.outputs:
+        return readers[0].name
+    return node.name
