@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic
 from alexc.graph.elaborate import elaborate
-from alexc.graph.facts import check_facts
+from alexc.graph.facts import check_facts, check_precisions
 from alexc.graph.graph import Graph
 from alexc.graph.lint import lint
 from alexc.ops.pointwise import Softmax
@@ -41,6 +41,7 @@ def load_net(path: Path) -> Net:
     labels = _labels(spec, graph, faults)
     if graph is not None:
         faults += check_facts(spec, graph)
+        faults += check_precisions(spec, graph)
     if faults or graph is None:
         raise AlexcError(*sort_by_place(faults, str(path)))
     return Net(spec, graph, labels, tuple(sort_by_place(lint(spec, graph), str(path))))

@@ -1,14 +1,13 @@
-"""`expect:` — the facts that a spec's source states, held against the graph."""
+"""What a spec says of its layers by name, held against the graph: `expect:` and `precision:`."""
 
 from __future__ import annotations
-
-import math
 
 from alexc.diagnostics import Diagnostic
 from alexc.graph.graph import Graph, Node
 from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.pool import AvgPool, MaxPool
+from alexc.ops.structure import Flatten
 from alexc.ops.window import Axis
 from alexc.spec.names import Names, clip
 from alexc.spec.parse import Spec
@@ -78,17 +77,36 @@ def check_facts(spec: Spec, graph: Graph) -> list[Diagnostic]:
     return faults
 
 
+def check_precisions(spec: Spec, graph: Graph) -> list[Diagnostic]:
+    """A Diagnostic for every name in `precision:` that is no layer's."""
+    names = Names(graph.by_name)
+    return [
+        Diagnostic(
+            "precision/unknown-layer",
+            f"a precision is given of {clip(name)}, but there is no such layer",
+            spec.place("precision", name, key=True),
+            help=_layer_meant(graph, names, name),
+        )
+        for name in spec.header.precision
+        if name not in graph.by_name
+    ]
+
+
 def _unknown(spec: Spec, graph: Graph, names: Names, table: str, name: str) -> Diagnostic:
-    help = names.did_you_mean(name)
-    inside = [layer for layer in graph.by_name if layer.startswith(f"{name}/")]
-    if inside:
-        help = f"{name} is a use of a block; its last layer is {inside[-1]}"
     return Diagnostic(
         "expect/unknown-layer",
         f"a fact is stated of {clip(name)}, but there is no such layer",
         spec.place("expect", table, name, key=True),
-        help=help,
+        help=_layer_meant(graph, names, name),
     )
+
+
+def _layer_meant(graph: Graph, names: Names, name: str) -> str | None:
+    """What a name that is no layer's was meant to be."""
+    inside = [layer for layer in graph.by_name if layer.startswith(f"{name}/")]
+    if inside:
+        return f"{name} is a use of a block; its last layer is {inside[-1]}"
+    return names.did_you_mean(name)
 
 
 def _count(node: Node) -> str:
@@ -117,8 +135,8 @@ def _arithmetic(node: Node) -> tuple[str, ...]:
         for source, shape in zip(node.inputs[:_MOST_NAMED], node.input_shapes, strict=False)
     )
     product = ""
-    if len(node.input_shapes) == 1 and math.prod(node.input_shapes[0]) == math.prod(node.shape):
-        product = f" = {math.prod(node.shape):,}"
+    if isinstance(node.op, Flatten):
+        product = f", and {'·'.join(map(str, node.input_shapes[0]))} = {node.shape[0]}"
     return (f"{node.op.kind} reads {inputs}{product}",)
 
 

@@ -13,8 +13,8 @@ A layer of another precision than fp32 reads its inputs and its weights through 
 engine computes once where it is of a weight; so the weights file is the same for all precisions.
 Casts are named `<tensor>.<precision>`.
 
-A quantized layer reads inputs and weights through QuantizeLinear and DequantizeLinear, which engines
-replace by integer kernels (Jacob et al., 2018, is where the scheme comes from). Weights are put on
+A quantized layer reads inputs and weights through QuantizeLinear and DequantizeLinear, for which
+engines put integer kernels (the scheme of Jacob et al., 2018). Weights are put on
 their grid when the model is loaded, so that here too the file stays as it is. Of a tensor `x` the
 numbers of eight bits are called `x.int8` or `x.fp8`, and what they stand for `x.rounded`.
 """
@@ -254,7 +254,7 @@ class _Layer(Generic[OpType]):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The names of the layer's weights in its precision and on its grid, by their local ones."""
+        """The names of the weights in the layer's precision and on its grid, by local ones."""
         wholes = self.node.parameter_names()
         names = {
             local: self.writer.weight_in(whole, self.precision) for local, whole in wholes.items()

@@ -312,6 +312,11 @@ class Header(_Model):
     preprocess: Preprocess | None = Field(
         default=None, description="From a photograph to the net's input."
     )
+    precision: dict[str, Literal["fp32", "fp16", "bf16"]] = Field(
+        default={},
+        description="Layers that keep this precision, whatever the build is told.",
+        examples=[{"fc8": "fp32"}],
+    )
     labels: (
         Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
         | Annotated[str, Field(min_length=1)]
