@@ -86,7 +86,10 @@ def _order(spec: Spec, inputs: dict[str, tuple[str, ...]], faults: list[Diagnost
                 heapq.heappush(heap, position[reader])
     if len(order) < len(inputs):
         loop = _loop(inputs, {name for name in inputs if waiting[name] > 0})
-        place = spec.place("layers", loop[0], "inputs")
+        # A circle is closed by a layer that reads a later one, which only `inputs` can say.
+        closing = next(i for i, name in enumerate(loop) if position[loop[i - 1]] >= position[name])
+        loop = loop[closing:] + loop[:closing]
+        place = spec.place("layers", loop[0], "inputs", inputs[loop[0]].index(loop[-1]))
         shown = loop if len(loop) <= _MOST_NAMED else [*loop[: _MOST_NAMED - 1], "…", loop[-1]]
         message = f"the layers read each other in a circle: {' → '.join([*shown, loop[0]])}"
         help = "a net runs from the input to its outputs; name an earlier layer in `inputs`"

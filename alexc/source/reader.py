@@ -111,16 +111,19 @@ class Reader:
             place = self._place(self._pos, self._pos + len(line))
             words = line.split()
             if words[0] != "%YAML":
-                self._stop("yaml/directive", f"{words[0][:40]} has no meaning in a spec", place)
+                message = f"{words[0][:_MOST_SHOWN]} has no meaning in a spec"
+                help = "take the line away; or put the text in quotes"
+                self._stop("yaml/directive", message, place, help=help)
             if words[1:2] != ["1.2"]:
                 message = "a spec is YAML 1.2"
-                help = "take the line away, and see that yes, no and 1_000 are meant as words"
+                help = "take the line away; yes, no, 0777 and 1_000 are then not what they were"
                 self._stop("yaml/version", message, place, help=help)
             self._pos += len(line)
             self._next_line(markers=False)
         if found and not self._at_marker("---"):
-            place = self._place(self._pos)
-            self._stop("yaml/directive", "after a directive a line of --- must follow", place)
+            place = self._place(self._pos, self._word_end(self._pos))
+            message = "after a directive a line of --- must follow"
+            self._stop("yaml/directive", message, place, help="or take the line with % away")
 
     def _after_marker(self) -> Node | None:
         self._pos += 3
@@ -184,14 +187,14 @@ class Reader:
         text = self._text
         place = self._place(pos, self._word_end(pos))
         if text[pos] == "#":
-            self._stop("yaml/comment", "a comment needs a space before its #", self._place(pos))
+            self._no_space_before_comment(pos)
         if text[pos] == ":":
             before = text[self._pos - 1]
             if before in "]}":
                 message = "a key must be a word, not a list or a mapping"
                 self._stop("yaml/key", message, self._place(pos))
-            message = "a second `: ` in one line"
-            help = "put the value in quotes if it is meant to hold it, or the keys in { }"
+            message = "a value can't hold a colon with a space behind it"
+            help = "put the whole value in quotes; or if these are keys, put them in { }"
             self._stop("yaml/colon", message, self._place(pos), help=help)
         if text[pos] in "]}":
             message = f"this {text[pos]} closes nothing"
@@ -200,21 +203,24 @@ class Reader:
         message = f"the value before it is complete, and here follows {word}"
         self._stop("yaml/trailing", message, place, help="put the whole text in quotes")
 
-    def _stray_line(self, column: int) -> NoReturn:
-        """A line that stands in no column of the collections around it."""
+    def _stray_line(self, column: int, above: str | None = None) -> NoReturn:
+        """A line that stands in no column of the collections around it.
+
+        `above` is the key above it, where that has a value already.
+        """
         place = self._place(self._pos, self._word_end(self._pos))
         here = self._column
         if self._text[self._pos] in "]}":
             message = f"this {self._text[self._pos]} closes nothing"
             self._stop("yaml/bracket", message, self._place(self._pos), help="take it away")
-        if self._closed > here:
-            columns = f"{column} or {self._closed}"
-            help = "indent it as far as the lines that it belongs to"
-        else:
-            columns = f"{column}"
-            help = "what belongs to the line above is indented under a key without a value"
+        if above is not None:
+            name = above if len(above) <= _MOST_SHOWN else above[: _MOST_SHOWN - 1] + "…"
+            message = f"{name} has a value already, so nothing can stand indented under it"
+            help = f"indent the line by {column}, like {name}; or take that value away"
+            self._stop("yaml/indent", message, place, help=help)
+        columns = f"{column} or {self._closed}" if self._closed > here else f"{column}"
         message = f"the line is indented by {here}, and those that it could belong to by {columns}"
-        self._stop("yaml/indent", message, place, help=help)
+        self._stop("yaml/indent", message, place, help="indent it as far as those")
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
         match = pattern.match(self._text, self._pos)
@@ -294,7 +300,7 @@ class Reader:
             if here < column:
                 break
             if here > column:
-                self._stray_line(column)
+                self._stray_line(column, name if isinstance(value, Scalar) and value.raw else None)
             if self._at_dash():
                 message = "a list item stands among keys"
                 help = "indent it under the key that it belongs to"
@@ -321,12 +327,26 @@ class Reader:
             self._unclosed(pos)
         if text[pos] in "[{":
             self._inline(column)  # its own faults come first
-        message = "a key and a colon are expected here"
-        self._stop("yaml/key", message, place, help="key: value")
+        word = line.rstrip()[:_MOST_SHOWN]
+        message = "a key with a colon is expected here, as in the lines above"
+        self._stop("yaml/key", message, place, help=f"{word}: and its value")
 
     def _no_space(self, colon: int) -> NoReturn:
-        place = self._place(colon)
-        self._stop("yaml/colon", "a colon after a key needs a space behind it", place)
+        text = self._text
+        start = max(text.rfind(mark, 0, colon) for mark in "\n {,") + 1
+        value = _NAME.match(text, colon + 1)
+        help = f"{text[start:colon][-_MOST_SHOWN:]}: {value.group()[:_MOST_SHOWN] if value else ''}"
+        message = "a colon after a key needs a space behind it"
+        self._stop("yaml/colon", message, self._place(colon), help=help.rstrip())
+
+    def _no_space_before_comment(self, pos: int) -> NoReturn:
+        message = "a comment needs a space before its #"
+        help = "put one there; or put the text in quotes if it is meant to hold a #"
+        self._stop("yaml/comment", message, self._place(pos), help=help)
+
+    def _nameless_anchor(self, pos: int) -> NoReturn:
+        help = "&name value, and *name to repeat it; or put a text that begins with & in quotes"
+        self._stop("yaml/anchor", "an anchor needs a name", self._place(pos), help=help)
 
     def _sequence(self, column: int) -> Listing:
         dash = self._place(self._pos)
@@ -395,7 +415,7 @@ class Reader:
             if text[start] == "&":
                 match = _NAME.match(text, start + 1)
                 if match is None:
-                    self._stop("yaml/anchor", "an anchor needs a name", self._place(start))
+                    self._nameless_anchor(start)
                 anchor = match.group()
             else:
                 match = _TAG.match(text, start)
@@ -466,8 +486,8 @@ class Reader:
         if mark == ":":
             self._no_key()
         if mark == ",":
-            message = "there is no value before the comma"
-            self._stop("yaml/comma", message, place)
+            message = "there is nothing before this comma"
+            self._stop("yaml/comma", message, place, help="take it away")
         message = f"a text can't begin with {mark}"
         self._stop("yaml/reserved", message, place, help="put it in quotes")
 
@@ -478,7 +498,7 @@ class Reader:
         except ValueError:
             shown = raw if len(raw) <= _MOST_SHOWN else raw[: _MOST_SHOWN - 1] + "…"
             message = f"{shown} is too large a number"
-            help = f"whole numbers end at {2**63 - 1}; put a name of digits in quotes"
+            help = f"whole numbers end at {2**63 - 1:,}"
             self._faults.append(Diagnostic("yaml/number", message, place, help=help))
             return Scalar(0, raw, place)
 
@@ -527,10 +547,9 @@ class Reader:
         text, start = self._text, self._pos
         header = _BLOCK_HEADER.match(text, start)
         if header is None:
-            message = f"behind {text[start]} only -, + and a number from 1 to 9 may stand"
-            self._stop(
-                "yaml/block-text", message, self._place(start), help="begin on the next line"
-            )
+            message = f"behind {text[start]} the text begins on the next line"
+            help = f"put a text that begins with {text[start]} in quotes"
+            self._stop("yaml/block-text", message, self._place(start), help=help)
         chomp = header[2] or header[5] or ""
         digit = header[3] or header[4]
         indent = max(parent, 0) + int(digit) if digit else -1
@@ -709,14 +728,15 @@ class Reader:
         elif mark in "]}" and mark != closer:
             self._mismatched(opening)
         elif mark == "#":
-            place = self._place(self._pos)
-            self._stop("yaml/comment", "a comment needs a space before its #", place)
+            self._no_space_before_comment(self._pos)
         elif mark == ":":
-            message = "a comma is missing before this key, or its value needs quotes"
-            self._stop("yaml/comma", message, self._place(self._pos))
+            message = "a comma is missing before the key of this colon"
+            help = "or put the value before it in quotes, if it is meant to hold the colon"
+            self._stop("yaml/comma", message, self._place(self._pos), help=help)
         elif mark != closer:
             place = self._place(self._pos, self._word_end(self._pos))
-            self._stop("yaml/comma", f"a comma or {closer} is expected here", place)
+            help = "or one pair of quotes around the whole text"
+            self._stop("yaml/comma", f"a comma or {closer} is missing here", place, help=help)
 
     def _mismatched(self, opening: int) -> NoReturn:
         mark, closer = self._text[self._pos], "]" if self._text[opening] == "[" else "}"
@@ -753,12 +773,14 @@ class Reader:
     def _limit(self, size: int, last: Node) -> None:
         if size > MAX_VALUES:
             message = f"the file stands for more than {MAX_VALUES:,} values (aliases written out)"
-            self._stop("yaml/too-many-values", message, last.place)
+            help = "a net of so many layers is beyond any machine; is an alias repeated too often?"
+            self._stop("yaml/too-many-values", message, last.place, help=help)
 
     def _enter(self, place: Place) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._stop("yaml/depth", f"values are nested more than {MAX_DEPTH} deep", place)
+            message = f"values are nested more than {MAX_DEPTH} deep"
+            self._stop("yaml/depth", message, place, help="no spec needs more than ten")
 
     def _leave(self, column: int = -1) -> None:
         self._depth -= 1

@@ -49,22 +49,29 @@ def parse(data: bytes, shown_as: str) -> Mapping:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise AlexcError(
-            Diagnostic(
-                "yaml/encoding",
-                f"{shown_as}: byte {error.start} (line {line}) is not UTF-8",
-                help="save the file as UTF-8",
-            )
-        ) from None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n")
-    source = SourceText(shown_as, tuple(lines))
+        before = _unify_lines(data[: error.start].decode("utf-8-sig"))
+        text = _unify_lines(data.decode("utf-8", errors="replace"))
+        message = f"the byte 0x{data[error.start]:02X} here is not UTF-8"
+        help = "save the file as UTF-8"
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            help = "the file is UTF-16; save it as UTF-8"
+        place = _place(SourceText(shown_as, tuple(text.split("\n"))), len(before), before)
+        raise AlexcError(Diagnostic("yaml/encoding", message, place, help=help)) from None
+    text = _unify_lines(text)
+    source = SourceText(shown_as, tuple(text.split("\n")))
     if wrong := _UNPRINTABLE.search(text):
-        line = text.count("\n", 0, wrong.start())
-        column = wrong.start() - sum(len(before) + 1 for before in lines[:line])
-        message = f"the control character U+{ord(wrong.group()):04X} can't stand in YAML"
-        place = Place(source, line + 1, column + 1)
-        help = f'take it away, or write it in a quoted text: "\\u{ord(wrong.group()):04x}"'
+        code = ord(wrong.group())
+        message = f"the character U+{code:04X} can't stand in YAML"
+        help = f'take it away, or write it in a quoted text: "\\u{code:04x}"'
+        place = _place(source, wrong.start(), text)
         raise AlexcError(Diagnostic("yaml/character", message, place, help=help))
     return Reader(source, text).document()
+
+
+def _unify_lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _place(source: SourceText, offset: int, text: str) -> Place:
+    line_start = text.rfind("\n", 0, offset) + 1
+    return Place(source, text.count("\n", 0, offset) + 1, offset - line_start + 1)

@@ -98,6 +98,9 @@ _LIMITS = {
 # A file with more faults is no spec. To find out what each was meant to be would take too long.
 MAX_FAULTS = 1000
 
+# The owner of fields that need no other name: those of the spec itself.
+ROOT = "the spec"
+
 _OTHER_TRUTHS = {"yes", "no", "on", "off", "y", "n", "t", "f"}
 
 
@@ -145,8 +148,13 @@ def translate(
             values.setdefault(locate(node, (*at, *location)), []).append(detail)
 
     faults = []
+    tuples = any(
+        _is_tuple(_node_at(node, _path(node, at, d))) for ds in values.values() for d in ds
+    )
     for detail in unknown:
         *above, name = detail["loc"]
+        if tuples and str(name).endswith(")"):  # the rest of a (3, 5), of which the value tells
+            continue
         inner = _form_at(form, above)
         names = [*inner.fields, *(() if above else also)]
         help = did_you_mean(str(name), names)
@@ -186,6 +194,15 @@ def _in_file(node: Node, at: tuple[str, ...], path: Iterable[int | str]) -> list
             continue
         steps.append(step)
     return steps
+
+
+def _path(node: Node, at: tuple[str, ...], detail: ErrorDetails) -> list[int | str]:
+    return [*at, *_in_file(node, at, detail["loc"])]
+
+
+def _is_tuple(node: Node) -> bool:
+    """Whether it is the first half of a list in Python's brackets."""
+    return isinstance(node, Scalar) and isinstance(node.value, str) and node.value.startswith("(")
 
 
 def _form_at(form: Form, path: Iterable[int | str]) -> Form:
@@ -234,12 +251,15 @@ def _value(
     elif kind in _LIMITS:
         message = f"{subject} must be {_LIMITS[kind].format(**context)}, and is {_shown(value)}"
     elif code == "spec/length" and isinstance(value, Listing) and value.items:
-        message = f"{subject} must be {field}, and has {len(value.items)} values"
+        count = len(value.items)
+        message = f"{subject} must be {field}, and has {count} value{'s' * (count > 1)}"
     elif code == "spec/length":
         message = f"{subject} is empty"
     elif code == "spec/pattern":
         message = f"{subject} can't be {_shown(value)}"
+        fitting = re.sub(r"[^\w.-]+", "-", str(detail["input"])).strip("-.")[:40]
         help = "letters, digits, _, . and -, a letter, digit or _ first"
+        help += f": {fitting}" if fitting else ""
     else:  # a check of our own, which says all there is to say
         message = f"{subject}: {detail['msg']}"
         help = context.get("help")
@@ -261,7 +281,9 @@ def _subject(owner: str, path: Iterable[int | str]) -> str:
     name = ""
     for step in path:
         name += f"[{step}]" if isinstance(step, int) else f".{clip(step)}" if name else clip(step)
-    return f"{owner}: {name}" if name else owner
+    if not name:
+        return owner
+    return name if owner == ROOT else f"{owner}: {name}"
 
 
 def _about(form: Form, path: list[int | str]) -> str | None:
@@ -290,7 +312,7 @@ def _hint(field: Form, value: Node) -> str | None:
                 return f"take the quotes away: {word}"
             if re.fullmatch(r"\d[\d_,' ]*\d", word):
                 return f"write the digits alone: {re.sub('[^0-9]', '', word)}"
-            if word.startswith("("):
+            if _is_tuple(value):
                 return "a list has square brackets: [3, 5]"
             if word.lower() == "same":
                 return "say how many pixels: half the kernel_size, rounded down, keeps the size"

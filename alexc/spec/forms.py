@@ -77,8 +77,10 @@ class Form:
 
     def __str__(self) -> str:
         """The form in words, as an object of `must be`."""
-        words = dict.fromkeys(_phrase(branch, self._definitions) for branch in self._branches())
-        return listing(words, "or") or "something else"
+        words: dict[str, None] = {}
+        for branch in self._branches():
+            words |= dict.fromkeys(branch.get("enum") or [_phrase(branch, self._definitions)])
+        return listing(map(str, words), "or") or "something else"
 
     def _branches(self) -> Iterator[Schema]:
         yield from _branches(self.schema, self._definitions)
@@ -104,7 +106,7 @@ def _phrase(schema: Schema, definitions: Schema) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
-        return listing(schema["enum"], "or")
+        return listing(map(str, schema["enum"]), "or")
     kind = schema.get("type")
     if kind == "array":
         items = list(_branches(schema.get("items", {}), definitions))

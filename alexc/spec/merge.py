@@ -74,8 +74,10 @@ def project_root(path: Path) -> Path:
 def resolve_path(text: Node, owner: Path, root: Path, code: str) -> Path:
     """The file that a spec names, relative to the file `owner` that names it, within `root`."""
     if not isinstance(text, Scalar) or not isinstance(text.value, str) or not text.value:
-        help = "one path, relative to this file: alexnet.yaml"
-        raise AlexcError(Diagnostic(code, "the value must be a path", text.place, help=help))
+        key = code.partition("/")[0]
+        message = f"`{key}` must be the path of one file"
+        help = f"relative to this file, for example {key}: alexnet.yaml"
+        raise AlexcError(Diagnostic(code, message, text.place, help=help))
     named = Path(text.value)
     shown = clip(text.value)
     try:
@@ -90,7 +92,7 @@ def resolve_path(text: Node, owner: Path, root: Path, code: str) -> Path:
                 code,
                 f"the path {shown} leaves the project",
                 text.place,
-                notes=(f"the project's folder, with {' or '.join(_ROOT_MARKS)}, is here {top}",),
+                notes=(f"the project is the folder with {' or '.join(_ROOT_MARKS)}: {top}",),
                 help="name a file inside it, relative to this one",
             )
         )
@@ -222,7 +224,7 @@ def _patch(owner: str, base: Mapping, patch: Mapping, faults: list[Diagnostic]) 
 
 def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
     entries = dict(base.entries)
-    names = Names([*base.entries, *patch.entries])
+    names = Names(base.entries)
     moves: list[tuple[str, _Anchor]] = []
     for name, entry in patch.entries.items():
         if _is_null(entry.value):

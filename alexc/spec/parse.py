@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from alexc.ops import OPS
 from alexc.ops.base import Op
 from alexc.source import Entry, Listing, Mapping, Node, Scalar, locate, parse, plain
 from alexc.spec.blocks import Expanded, expand
-from alexc.spec.faults import MAX_FAULTS, did_you_mean, translate
+from alexc.spec.faults import MAX_FAULTS, ROOT, did_you_mean, translate
 from alexc.spec.merge import load_tree
 from alexc.spec.model import RECIPES, Header, LayerInit, check_layer_name
 from alexc.spec.names import Names, clip, listing
@@ -106,7 +107,7 @@ def _header(tree: Mapping, faults: list[Diagnostic]) -> Header | None:
     try:
         return Header.model_validate(fields)
     except ValidationError as error:
-        faults += translate(error, Header, tree, "the spec")
+        faults += translate(error, Header, tree, ROOT)
         wrong = {detail["loc"][0] for detail in error.errors(include_url=False)}
     if "input" in wrong:
         return None
@@ -139,7 +140,7 @@ def _layers(expanded: Expanded, faults: list[Diagnostic]) -> dict[str, Layer] | 
             return None
         if (why := check_layer_name(name)) is not None:
             message = f"{clip(name)} can't name a layer: {why}"
-            faults.append(Diagnostic("layer/name", message, entry.key))
+            faults.append(Diagnostic("layer/name", message, entry.key, help=_fitting_name(name)))
         if name in expanded.unjudged:
             layers[name] = Layer(name, None, None, None)
         else:
@@ -153,6 +154,15 @@ def _layers(expanded: Expanded, faults: list[Diagnostic]) -> dict[str, Layer] | 
                 help = names.did_you_mean(source)
                 faults.append(Diagnostic("layer/unknown-input", message, place, help=help))
     return layers
+
+
+def _fitting_name(name: str) -> str | None:
+    """A name like this one that a layer can have."""
+    fitting = re.sub(r"[^\w/-]+", "_", name).strip("_-/")[:60]
+    if check_layer_name(fitting) is None:
+        return f"for example {fitting}"
+    fitting = f"layer_{fitting}"
+    return f"for example {fitting}" if check_layer_name(fitting) is None else None
 
 
 def _known(name: str, layers: dict[str, Layer], unjudged: frozenset[str]) -> bool:
@@ -183,7 +193,12 @@ def _layer(name: str, entry: Entry, faults: list[Diagnostic]) -> Layer:
         faults.append(Diagnostic("layer/form", message, word.place, help=help))
     else:
         op = _op(shown, word, node, entry.key, faults)
-    return Layer(name, op, _inputs(shown, node, faults), _init(shown, node, faults))
+    init = _init(shown, node, faults)
+    before = len(faults)
+    inputs = _inputs(shown, node, faults)
+    if len(faults) > before:  # what it reads is not known, so nothing more can be said of it
+        op = None
+    return Layer(name, op, inputs, init)
 
 
 def _no_op(name: str, node: Mapping, key: Place) -> Diagnostic:
