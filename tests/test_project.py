@@ -30,7 +30,7 @@ DISTRIBUTIONS = {
 }
 
 # The runtime tries these at run time, and alexc says which extra to install when they are missing.
-OPTIONAL = {"onnxruntime", "openvino", "tensorrt", "cuda"}
+OPTIONAL = {"onnxruntime", "openvino", "tensorrt", "cuda", "matplotlib", "datasets"}
 
 
 def _project() -> dict[str, Any]:

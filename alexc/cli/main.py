@@ -16,12 +16,14 @@ from alexc import __version__
 from alexc.cli.build import build
 from alexc.cli.check import check
 from alexc.cli.diff import diff
+from alexc.cli.eval import evaluate
 from alexc.cli.import_ import import_
 from alexc.cli.inspect import inspect
 from alexc.cli.new import new
 from alexc.cli.predict import predict
 from alexc.cli.schema import schema
 from alexc.cli.terminal import print_diagnostics
+from alexc.cli.train import train
 from alexc.cli.verify import verify
 from alexc.diagnostics import AlexcError, Diagnostic, to_json
 
@@ -32,8 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, inspect, build, verify, predict, new, diff, schema):
+for command in (check, inspect, build, verify, predict, train, new, diff, schema):
     app.command()(command)
+app.command(name="eval")(evaluate)
 app.command(name="import")(import_)
 
 

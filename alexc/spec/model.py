@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from alexc.ops.base import NonNegative, Pair, Positive
 from alexc.source import resolve
 from alexc.spec.names import Names, clip, listing
+from alexc.spec.recipe import TrainSpec
 
 LANGUAGE_VERSION = 1
 
@@ -316,6 +317,9 @@ class Header(_Model):
         default={},
         description="Layers that keep this precision, whatever the build is told.",
         examples=[{"fc8": "fp32"}],
+    )
+    train: TrainSpec | None = Field(
+        default=None, description="The recipe by which the net's weights are learnt."
     )
     labels: (
         Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]

@@ -1,0 +1,1 @@
+"""Images with labels, from a URI: `open_data("fashion-mnist:/data", …)`."""

@@ -1,0 +1,91 @@
+"""A net's recipe with what the command line overrides, held against the net and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from alexc.diagnostics import AlexcError, Diagnostic, UsageError, usage_fault
+from alexc.frontend import Net
+from alexc.graph.graph import Graph
+from alexc.ops.pointwise import Softmax
+from alexc.source import parse, plain
+from alexc.spec.recipe import TrainSpec
+
+
+def recipe_of(net: Net, overrides: Sequence[str]) -> TrainSpec:
+    """The recipe of the net with `train.epochs=2` and the like put in its place.
+
+    Raises AlexcError if the spec has none, and UsageError for an override that is not one.
+    """
+    said = net.spec.header.train
+    if said is None and not overrides:
+        raise AlexcError(
+            Diagnostic(
+                "recipe/missing",
+                f"{net.spec.name} does not say how it is trained",
+                net.spec.tree.place,
+                help="add `train: {epochs: 10}`; `alexc schema` has every field",
+            )
+        )
+    data: dict[str, Any] = said.model_dump(mode="json") if said is not None else {}
+    for text in overrides:
+        _override(data, text)
+    try:
+        return TrainSpec.model_validate(data)
+    except ValidationError as error:
+        raise _as_usage(error) from None
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    path, equals, value = text.partition("=")
+    steps = path.strip().split(".")
+    if not equals or steps[0] != "train" or len(steps) < 2:
+        raise usage_fault("recipe/set", f"--set {text} is no override", help="--set train.epochs=2")
+    for step in steps[1:-1]:
+        inner = data.setdefault(step, {})
+        if not isinstance(inner, dict):
+            inner = data[step] = {}
+        data = inner
+    data[steps[-1]] = _value(value.strip(), f"--set {text}")
+
+
+def _value(text: str, shown: str) -> Any:
+    """The value as a spec would have it."""
+    try:
+        return plain(parse(f"value: {text}".encode(), shown))["value"]
+    except AlexcError as error:
+        raise UsageError(*error.diagnostics) from None
+
+
+def _as_usage(error: ValidationError) -> UsageError:
+    """What pydantic says of overrides, which stand in no file."""
+    return UsageError(
+        *(
+            Diagnostic(
+                "recipe/set",
+                f"{'.'.join(['train', *map(str, detail['loc'])])}: {detail['msg']}",
+                notes=(f"the value is {detail['input']!r}",),
+            )
+            for detail in error.errors(include_url=False)
+        )
+    )
+
+
+def graph_for_training(graph: Graph) -> Graph:
+    """The graph up to its first output's logits: a softmax at the end belongs to the loss."""
+    output = graph.outputs[0]
+    while isinstance(graph.by_name[output].op, Softmax):
+        (output,) = graph.by_name[output].inputs
+        if output not in graph.by_name:
+            break
+    if output == graph.outputs[0] and len(graph.outputs) == 1:
+        return graph
+    needed = {output}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    layers = [layer for layer in graph.layers() if layer[0] in needed]
+    return Graph.build(graph.name, graph.input_shape, layers, (output,))

@@ -1,0 +1,83 @@
+"""The processes that train together: started by torchrun, joined by torch.distributed.
+
+Gloo carries what lies on CPUs and NCCL what lies on GPUs. One process alone needs neither.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from alexc.diagnostics import usage_fault
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """This process among all of them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files and talks."""
+        return self.rank == 0
+
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun has started the group again after it lost a worker."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+    def total(self, *values: float) -> list[float]:
+        """Each value summed over all workers."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(tensor)
+        return [float(value) for value in tensor]
+
+    def wait(self) -> None:
+        """Until all workers are here."""
+        self.total(0.0)
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[Workers]:
+    """The group that torchrun started this process in, or this process alone.
+
+    Raises UsageError if the device asked for is not there.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local)
+    if size == 1:
+        yield Workers(0, 1, chosen)
+        return
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Workers(distributed.get_rank(), size, chosen)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _device(name: str | None, local: int) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise usage_fault("train/device", f"there is no device {name!r}", help="cpu or cuda")
+    if name == "cpu":
+        return torch.device("cpu")
+    if local >= torch.cuda.device_count():
+        raise usage_fault(
+            "train/device",
+            f"worker {local} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()}",
+            help="start as many workers as there are GPUs, or train with --device cpu",
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
