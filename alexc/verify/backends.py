@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import INPUT, Graph, Node
-from alexc.passes.inference import inference
 
 if TYPE_CHECKING:
     from alexc.lower.to_torch import TorchNet
@@ -29,11 +28,16 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is verified: the graph as trained, its weights by whole name, and the model's file."""
+    """What is verified: the graph as trained, its weights by whole name, and the model's file.
+
+    `written` is the graph in its inference form that the model was written from, with the precision
+    of each layer.
+    """
 
     graph: Graph
     weights: Mapping[str, NDArray[np.float32]]
     model: Path | None
+    written: Graph
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class BackendFault(Exception):  # noqa: N818  (it becomes a row of the report)
         super().__init__(message)
         self.message = message
         self.layer = layer
+
+
+class Unsupported(BackendFault):
+    """The backend has no kernels for this model's number formats, which is nobody's fault."""
 
 
 class Backend(ABC):
@@ -183,13 +191,9 @@ class _OnnxBackend(Backend):
 
     reads_model: ClassVar[bool] = True
 
-    def __init__(self, subject: Subject) -> None:
-        super().__init__(subject)
-        self._graph = inference(subject.graph)
-
     @property
     def graph(self) -> Graph:
-        return self._graph
+        return self.subject.written
 
     @property
     def model(self) -> Path:
@@ -198,6 +202,14 @@ class _OnnxBackend(Backend):
 
     def parameters(self) -> None:
         """They are the file's, which is examined without any backend."""
+
+    def _exotic(self) -> str | None:
+        """The number format of the model that not every backend has kernels for, or None."""
+        if "bf16" in self.graph.precisions.values():
+            return "bf16"
+        if any(grid.format == "fp8" for grid in self.graph.quantized.values()):
+            return "fp8"
+        return None
 
 
 @final
@@ -208,7 +220,14 @@ class OnnxRuntime(_OnnxBackend):
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     def open(self) -> None:
-        self._session = self._load(str(self.model))
+        try:
+            self._session = self._load(str(self.model))
+        except BackendFault as fault:
+            if (format := self._exotic()) is not None:
+                raise Unsupported(
+                    f"ONNX Runtime does not run {format} on a CPU ({fault.message})"
+                ) from fault
+            raise
 
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         from alexc.verify.onnx_parts import instrumented
@@ -229,17 +248,11 @@ class OnnxRuntime(_OnnxBackend):
         return results
 
     def _alone_together(self, trials: Sequence[Trial]) -> list[Tensor]:
-        from alexc.verify.onnx_parts import detached, given_name
+        from alexc.verify.onnx_parts import detached
 
         nodes = [trial.node for trial in trials]
         data, unread = detached(self.model, self.graph, nodes)
-        feeds: dict[str, Tensor] = {}
-        for trial in trials:
-            for source, array in zip(trial.node.inputs, trial.inputs, strict=True):
-                feeds[given_name(trial.node.name, source)] = array
-            for local, whole in trial.node.parameter_names().items():
-                feeds[whole] = trial.weights[local]
-        feeds = {name: array for name, array in feeds.items() if name not in unread}
+        feeds = {name: array for name, array in _feeds(trials).items() if name not in unread}
         results = _run(self._load(data, self.model.parent), feeds)
         return [results[node.name] for node in nodes]
 
@@ -256,11 +269,22 @@ class OnnxRuntime(_OnnxBackend):
                 "session.model_external_initializers_file_folder_path", str(folder)
             )
         try:
-            return onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BackendFault(_first_line(error)) from error
+
+
+def _feeds(trials: Sequence[Trial]) -> dict[str, Tensor]:
+    """What the layers of `onnx_parts.detached` are given, by the names there."""
+    from alexc.verify.onnx_parts import given_name
+
+    feeds: dict[str, Tensor] = {}
+    for trial in trials:
+        for source, array in zip(trial.node.inputs, trial.inputs, strict=True):
+            feeds[given_name(trial.node.name, source)] = array
+        for local, whole in trial.node.parameter_names().items():
+            feeds[whole] = trial.weights[local]
+    return feeds
 
 
 def _run(session: Any, feeds: Mapping[str, Tensor]) -> Tensors:
@@ -276,5 +300,106 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
 
 
+@final
+class OpenVino(_OnnxBackend):
+    """OpenVINO on the CPU, computing in the types of the model, but in float32 for fp16."""
+
+    name: ClassVar[str] = "openvino"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
+
+    def open(self) -> None:
+        self._compiled = self._compile(str(self.model))
+
+    def tensors(self, images: NDArray[np.float32]) -> Tensors:
+        """A copy in memory of which every named tensor is an output, in float32."""
+        network = self._read(str(self.model))
+        already = {name for output in network.outputs for name in output.names}
+        named = [node.name for node in self.graph.nodes if node.name not in already]
+        try:
+            network.add_outputs(named)
+        except Exception as error:
+            raise BackendFault(_first_line(error)) from error
+        return self._run(self._compile(network), {INPUT: images})
+
+    def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
+        """All layers in one model; one by one if that fails."""
+        try:
+            return list(self._alone_together(trials))
+        except BackendFault as together:
+            if len(trials) == 1:
+                return [BackendFault(together.message, trials[0].node.name)]
+        results: list[Tensor | BackendFault] = []
+        for trial in trials:
+            results += self.alone([trial])
+        return results
+
+    def _alone_together(self, trials: Sequence[Trial]) -> list[Tensor]:
+        from alexc.verify.onnx_parts import detached
+
+        nodes = [trial.node for trial in trials]
+        data, unread = detached(self.model, self.graph, nodes)
+        feeds = {name: array for name, array in _feeds(trials).items() if name not in unread}
+        results = self._run(self._compile(data), feeds)
+        return [results[node.name] for node in nodes]
+
+    def shipped(self, images: NDArray[np.float32]) -> Tensors:
+        return self._run(self._compiled, {INPUT: images})
+
+    def _read(self, model: str | bytes) -> Any:
+        import openvino
+
+        try:
+            return openvino.Core().read_model(model)
+        except Exception as error:
+            raise BackendFault(_first_line(error)) from error
+
+    def _compile(self, model: Any) -> Any:
+        """Compiled with outputs in float32, for numpy has no bfloat16, and no precision but the
+        model's: left to itself OpenVINO computes in bfloat16 on a processor that has it."""
+        import openvino
+        from openvino.preprocess import PrePostProcessor
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "NUM_STREAMS": 1,
+            "CPU_DENORMALS_OPTIMIZATION": False,
+        }
+        network = self._read(model) if isinstance(model, str | bytes) else model
+        try:
+            float32 = openvino.Type.f32
+            narrow = [
+                index
+                for index, output in enumerate(network.outputs)
+                if output.get_element_type() != float32
+            ]
+            if narrow:
+                processor = PrePostProcessor(network)
+                for index in narrow:
+                    processor.output(index).tensor().set_element_type(float32)
+                network = processor.build()
+            return openvino.Core().compile_model(network, "CPU", settings)
+        except Exception as error:
+            raise BackendFault(_first_line(error)) from error
+
+    def _run(self, compiled: Any, feeds: Mapping[str, Tensor]) -> Tensors:
+        try:
+            request = compiled.create_infer_request()
+            request.infer(dict(feeds), share_inputs=True)
+            names = {
+                name: index
+                for index, output in enumerate(compiled.outputs)
+                for name in output.names
+            }
+            return {
+                name: np.array(request.get_output_tensor(index).data)
+                for name, index in names.items()
+            }
+        except Exception as error:
+            raise BackendFault(_first_line(error)) from error
+
+
 # Every backend by name, in the order of the report.
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Torch, OnnxRuntime)}
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend for backend in (Torch, OnnxRuntime, OpenVino)
+}

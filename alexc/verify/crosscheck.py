@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexc.diagnostics import usage_fault
-from alexc.graph.graph import Graph
+from alexc.graph.graph import Graph, Node
+from alexc.graph.quantization import LARGEST
 from alexc.ops.base import Array
+from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
-from alexc.verify.backends import BACKENDS, Backend, BackendFault, Subject, Trial
+from alexc.verify.backends import BACKENDS, Backend, BackendFault, Subject, Trial, Unsupported
 from alexc.verify.compare import compare, first_divergence
-from alexc.verify.precision import FP32
+from alexc.verify.grid import off_ties, weight_steps
+from alexc.verify.precision import as_kept, of_layers
 from alexc.verify.reference import Expectation, expect, layer_alone, local_weights
-from alexc.verify.report import BackendResult, Check, Report, Row
+from alexc.verify.report import Accuracy, BackendResult, Check, Report, Row
 
 # Images of the batch on which layers are run alone: that is tight already with two.
 _IMAGES_ALONE = 2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images to take a model's accuracy on, and the graph's outputs for them, by name.
+
+    The outputs are those of the float64 reference, in no narrow format.
+    """
+
+    images: NDArray[np.float32]
+    exact: Mapping[str, Array]
 
 
 def verify(
@@ -27,7 +42,9 @@ def verify(
     weights: Mapping[str, NDArray[np.float32]],
     model: Path | None,
     *,
+    written: Graph | None = None,
     inputs: NDArray[np.float32] | None = None,
+    samples: Samples | None = None,
     seed: int = 0,
     backends: Sequence[str] | None = None,
     batch: int = 2,
@@ -36,30 +53,41 @@ def verify(
     """Hold every backend against the float64 reference, layer by layer and end to end.
 
     `graph` is the graph as trained and `weights` its parameters by whole name; `model` is the
-    model.onnx whose bytes are certified, if there is one. `inputs` are images as the net takes
-    them, `(batch, *input_shape)`; without them `batch` synthetic ones are drawn from `seed`.
-    `backends` are names of BACKENDS; by default all that are installed and have something to run.
-    `progress` is told what is being done.
+    model.onnx whose bytes are certified, if there is one. `written` is the graph in its inference
+    form that the model was written from, if any of its layers is not in fp32: the model is then
+    held to what that graph computes, and the report says how far that lies from `graph`, for
+    `samples` or else the inputs. `inputs` are images as the net takes them,
+    `(batch, *input_shape)`; without them `batch` synthetic ones are drawn from `seed`. `backends`
+    are names of BACKENDS; by default all that are installed and have something to run. `progress`
+    is told what is being done.
 
     Raises UsageError for backends that don't exist and inputs of another shape.
     """
     say = progress or (lambda _: None)
     images = _images(graph, inputs, batch, seed)
     say("computing the reference")
-    expected = expect(graph, weights, images, seed=seed)
-    trials = _trials(graph, weights, expected, seed)
-    subject = Subject(graph, weights, model)
+    plain = _Standard(graph, weights, images, seed)
+    narrow = plain
+    if written is not None and (written.precisions or written.quantized):
+        say("computing the reference in the model's precision")
+        narrow = _Standard(written, weights, images, seed)
+    subject = Subject(graph, weights, model, written or inference(graph))
     results: list[BackendResult] = []
     rows: list[Row] = []
+    accuracies: list[Accuracy] = []
     for kind in _chosen(backends):
         status = _cannot_run(kind, model)
         if status is not None:
             results.append(BackendResult(kind.name, status, None))
             continue
         say(f"running {kind.name}")
-        result, found = _run(kind(subject), images, expected, trials)
+        backend = kind(subject)
+        result, found = _run(backend, narrow if kind.reads_model else plain)
         results.append(result)
         rows += found
+        if narrow is not plain and kind.reads_model and result.passed is not None:
+            exact = samples or Samples(images, plain.expected.values)
+            accuracies += _accuracy(backend, exact)
     asked = set(backends or ())
     ran = [result for result in results if result.passed is not None]
     passed = bool(ran) and all(result.passed for result in ran)
@@ -68,7 +96,7 @@ def verify(
     if model is not None:
         passed = passed and any(BACKENDS[result.backend].reads_model for result in ran)
     divergence = first_divergence(graph, rows)
-    return Report(passed, "float64 numpy", results, rows, divergence)
+    return Report(passed, "float64 numpy", results, rows, divergence, accuracies)
 
 
 def _images(
@@ -105,54 +133,109 @@ def _cannot_run(kind: type[Backend], model: Path | None) -> str | None:
 class _Trials:
     """One layer after the other: what it is given, and what must come out."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, graph: Graph) -> None:
         self.check: Check = check
+        self.graph = graph
         self.trials: dict[str, Trial] = {}
         self.values: dict[str, tuple[Array, Array, Array]] = {}
 
     def add(self, trial: Trial) -> None:
-        self.trials[trial.node.name] = trial
-        self.values[trial.node.name] = layer_alone(trial.node, trial.inputs, trial.weights, FP32)
+        """Take what the layer is given as its tensors hold it, quantized ones away from ties."""
+        name = trial.node.name
+        inputs = [
+            as_kept(array, self.graph, source)
+            for source, array in zip(trial.node.inputs, trial.inputs, strict=True)
+        ]
+        weights = dict(trial.weights)
+        grid = self.graph.quantized.get(name)
+        if grid is not None:
+            inputs[0] = off_ties(inputs[0], grid.input_step, grid)
+            steps = weight_steps(grid, weights["weight"])
+            weights["weight"] = off_ties(weights["weight"], steps, grid)
+        self.trials[name] = Trial(trial.node, inputs, weights)
+        precision = of_layers(self.graph)[name]
+        self.values[name] = layer_alone(trial.node, inputs, weights, precision, grid)
+
+
+class _Standard:
+    """What backends of one graph are held to: the whole net, and every layer alone."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, NDArray[np.float32]],
+        images: NDArray[np.float32],
+        seed: int,
+    ) -> None:
+        self.graph = graph
+        self.images = images
+        self.precisions = of_layers(graph)
+        self.expected: Expectation = expect(graph, weights, images, self.precisions, seed)
+        self.trials = _trials(graph, weights, self.expected, seed)
 
 
 def _trials(
     graph: Graph, weights: Mapping[str, NDArray[np.float32]], expected: Expectation, seed: int
 ) -> list[_Trials]:
     """Every layer on the reference's inputs, and on inputs and weights that provoke."""
-    given, provoked = _Trials("alone"), _Trials("provoked")
+    given, provoked = _Trials("alone", graph), _Trials("provoked", graph)
     generator = np.random.default_rng((seed, 1))
+    # Tensors with only dropout between them are one tensor in the model.
+    merged = inference(graph).by_name
     for node in graph.nodes:
         own = {name: np.asarray(array) for name, array in local_weights(node, weights).items()}
         inputs = [
             expected.values[source][:_IMAGES_ALONE].astype(np.float32) for source in node.inputs
         ]
         given.add(Trial(node, inputs, own))
-        inputs = provocations.provoking_inputs(node, _IMAGES_ALONE, generator)
+        sources = merged.get(node.name, node).inputs
+        inputs = provocations.provoking_inputs(node, sources, _IMAGES_ALONE, generator)
         own = provocations.provoking_weights(node, own, generator)
-        provoked.add(Trial(node, inputs, own))
+        provoked.add(Trial(node, _over_the_grid(graph, node, inputs), own))
     return [given, provoked]
 
 
-def _run(
-    backend: Backend,
-    images: NDArray[np.float32],
-    expected: Expectation,
-    trials: Sequence[_Trials],
-) -> tuple[BackendResult, list[Row]]:
+def _over_the_grid(
+    graph: Graph, node: Node, inputs: list[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """Standard normal inputs of a quantized layer, scaled so that they use the whole grid."""
+    grid = graph.quantized.get(node.name)
+    if grid is None:
+        return inputs
+    scale = np.float32(LARGEST[grid.format] * grid.input_step / 3)
+    return [inputs[0] * scale, *inputs[1:]]
+
+
+def _run(backend: Backend, standard: _Standard) -> tuple[BackendResult, list[Row]]:
     """Everything that one backend is asked for, compared."""
     rows: list[Row] = []
     status = "ran"
     try:
         backend.open()
         rows += _parameters(backend)
-        for group in trials:
+        for group in standard.trials:
             rows += _alone(backend, group)
-        rows += _end_to_end(backend, images, expected)
-        rows += _shipped(backend, images, expected)
+        rows += _end_to_end(backend, standard)
+        rows += _shipped(backend, standard)
+    except Unsupported as limit:
+        return BackendResult(backend.name, f"not run: {limit.message}", None), []
     except BackendFault as fault:
         status = f"failed: {fault.message}"
     passed = status == "ran" and all(row.passed for row in rows)
     return BackendResult(backend.name, status, passed), rows
+
+
+def _accuracy(backend: Backend, samples: Samples) -> list[Accuracy]:
+    """How far each output of the shipped model lies from that of the graph in fp32."""
+    try:
+        found = backend.shipped(samples.images)
+    except BackendFault:  # it ran before, and there is a row that says how
+        return []
+    return [
+        Accuracy.of(backend.name, name, found[name], samples.exact[name])
+        for name in backend.graph.outputs
+        if name in found
+    ]
 
 
 def _parameters(backend: Backend) -> list[Row]:
@@ -193,34 +276,38 @@ def _alone(backend: Backend, group: _Trials) -> list[Row]:
         else:
             rows.append(
                 compare(
-                    name, backend.name, group.check, result, value, tolerance, peaks, FP32.largest
+                    name,
+                    backend.name,
+                    group.check,
+                    result,
+                    value,
+                    tolerance,
+                    peaks,
+                    of_layers(group.graph)[name].largest,
                 )
             )
     return rows
 
 
-def _end_to_end(
-    backend: Backend, images: NDArray[np.float32], expected: Expectation
-) -> list[Row]:
-    found = backend.tensors(images)
+def _end_to_end(backend: Backend, standard: _Standard) -> list[Row]:
+    found = backend.tensors(standard.images)
     rows = []
     for node in backend.graph.nodes:
         if node.name in found:
-            rows.append(_against(expected, node.name, backend.name, "end_to_end", found[node.name]))
+            got = found[node.name]
+            rows.append(_against(standard, node.name, backend.name, "end_to_end", got))
         else:
             message = f"{backend.name} has no tensor {node.name}"
-            rows.append(
-                Row(node.name, backend.name, "end_to_end", None, None, 0.0, False, message)
-            )
+            rows.append(Row(node.name, backend.name, "end_to_end", None, None, 0.0, False, message))
     return rows
 
 
-def _shipped(backend: Backend, images: NDArray[np.float32], expected: Expectation) -> list[Row]:
-    found = backend.shipped(images)
+def _shipped(backend: Backend, standard: _Standard) -> list[Row]:
+    found = backend.shipped(standard.images)
     rows = []
     for name in backend.graph.outputs:
         if name in found:
-            rows.append(_against(expected, name, backend.name, "shipped", found[name]))
+            rows.append(_against(standard, name, backend.name, "shipped", found[name]))
         else:
             message = f"{backend.name} has no output {name}"
             rows.append(Row(name, backend.name, "shipped", None, None, 0.0, False, message))
@@ -228,10 +315,10 @@ def _shipped(backend: Backend, images: NDArray[np.float32], expected: Expectatio
 
 
 def _against(
-    expected: Expectation, name: str, backend: str, check: Check, got: NDArray[np.float32]
+    standard: _Standard, name: str, backend: str, check: Check, got: NDArray[np.float32]
 ) -> Row:
+    expected = standard.expected
     value = expected.values[name]
-    tolerance = expected.tolerances[name].reshape(-1, *[1] * (value.ndim - 1))
-    return compare(
-        name, backend, check, got, value, tolerance, expected.peaks[name], FP32.largest
-    )
+    tolerance = expected.tolerances[name]
+    largest = standard.precisions[name].largest
+    return compare(name, backend, check, got, value, tolerance, expected.peaks[name], largest)

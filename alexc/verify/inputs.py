@@ -79,11 +79,14 @@ def structured(shape: Shape, generator: np.random.Generator) -> Images:
     return picture.reshape(shape).astype(np.float32)
 
 
-def provoking_inputs(node: Node, images: int, generator: np.random.Generator) -> list[Images]:
+def provoking_inputs(
+    node: Node, sources: Sequence[str], images: int, generator: np.random.Generator
+) -> list[Images]:
     """Dense random tensors for one layer, of a magnitude at which all of its fields matter.
 
     Behind a ReLU half of the numbers are zero, and behind small weights the squares of an LRN
-    vanish beside k: faults hide there that these inputs show.
+    vanish beside k: faults hide there that these inputs show. `sources` are the names of the
+    tensors that the layer reads, once for each input: what is read twice is drawn once.
     """
     op = node.op
     scale = 1.0
@@ -93,10 +96,11 @@ def provoking_inputs(node: Node, images: int, generator: np.random.Generator) ->
         scale = min(max(wanted, 2.0**-30), 2.0**30)
     elif isinstance(op, Tanh | Sigmoid | Softmax):
         scale = 2.0
-    return [
-        generator.standard_normal((images, *shape), dtype=np.float32) * np.float32(scale)
-        for shape in node.input_shapes
-    ]
+    drawn = {
+        source: generator.standard_normal((images, *shape), dtype=np.float32) * np.float32(scale)
+        for source, shape in zip(sources, node.input_shapes, strict=True)
+    }
+    return [drawn[source] for source in sources]
 
 
 def provoking_weights(

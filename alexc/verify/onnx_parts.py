@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexc.graph.graph import INPUT, Graph, Node
+from alexc.graph.graph import Graph, Node
 
 if TYPE_CHECKING:
     import onnx
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 
 def instrumented(model: Path, graph: Graph) -> bytes:
     """The model with every named tensor as an output; its weights stay in their file."""
-    from onnx import TensorProto, helper
-
     copy = _load(model)
     already = {output.name for output in copy.graph.output}
     made = {name for node in copy.graph.node for name in node.output}
+    stated = {value.name: value for value in copy.graph.value_info}
+    between = []
     for node in graph.nodes:
         if node.name in made and node.name not in already:
-            copy.graph.output.append(
-                helper.make_tensor_value_info(node.name, TensorProto.FLOAT, None)
-            )
+            copy.graph.output.append(_declared(node.name, stated))
+            between.append(node.name)
+    # A tensor may not be declared both as an output and as one between nodes.
+    kept = [value for name, value in stated.items() if name not in between]
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(kept)
     return bytes(copy.SerializeToString())
 
 
@@ -43,32 +46,59 @@ def detached(model: Path, graph: Graph, layers: Sequence[Node]) -> tuple[bytes, 
     whole = _load(model)
     producers = {name: node for node in whole.graph.node for name in node.output}
     initializers = {tensor.name: tensor for tensor in whole.graph.initializer}
-    named = {INPUT, *(node.name for node in graph.nodes)}
+    stated = {value.name: value for value in whole.graph.value_info}
+    stands_for = _stands_for(graph, producers)
     weights = graph.parameters
     nodes: list[onnx.NodeProto] = []
     inputs: dict[str, onnx.ValueInfoProto] = {}
     constants: dict[str, onnx.TensorProto] = {}
     outputs, wanted = [], set()
+
+    def fed(name: str, shape: Sequence[str | int]) -> str:
+        inputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        return name
+
     for layer in layers:
         wanted |= {given_name(layer.name, source) for source in layer.inputs}
         wanted |= set(layer.parameter_names().values())
         outputs.append(helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, None))
-        for node in _slice(layer.name, producers, named):
-            part = helper.make_node(node.op_type, [], node.output, node.name, domain=node.domain)
+        own: dict[str, str] = {}  # what the layer's tensors are called here
+
+        def adopt(name: str, layer: Node = layer, own: dict[str, str] = own) -> str:
+            """The name here of a tensor that a node of this layer reads."""
+            if name in own:
+                return own[name]
+            if name in weights:
+                own[name] = fed(name, list(weights[name].shape))
+            elif (source := stands_for.get(name)) is not None:
+                given = fed(given_name(layer.name, source), ["batch", *graph.shapes[source]])
+                type_ = _declared(name, stated).type.tensor_type.elem_type or TensorProto.FLOAT
+                own[name] = given
+                if type_ != TensorProto.FLOAT:
+                    own[name] = f"{layer.name}: {name}"
+                    nodes.append(helper.make_node("Cast", [given], [own[name]], to=type_))
+            elif name in initializers:
+                constants[name] = initializers[name]
+                own[name] = name
+            return own.get(name, name)
+
+        for node in _slice(layer.name, producers, stands_for):
+            read = [adopt(name) for name in node.input]
+            for name in node.output:
+                own[name] = f"{layer.name}: {name}"
+            part = helper.make_node(
+                node.op_type,
+                read,
+                [own[name] for name in node.output],
+                node.name,
+                domain=node.domain,
+            )
             part.attribute.extend(node.attribute)
-            for name in node.input:
-                shape: list[str | int] | None = None
-                if name in named:
-                    shape = ["batch", *graph.shapes[name]]
-                    name = given_name(layer.name, name)
-                elif name in weights:
-                    shape = list(weights[name].shape)
-                elif name in initializers:
-                    constants[name] = initializers[name]
-                if shape is not None:
-                    inputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-                part.input.append(name)
             nodes.append(part)
+        if layer.name in own:
+            nodes.append(
+                helper.make_node("Cast", [own[layer.name]], [layer.name], to=TensorProto.FLOAT)
+            )
     body = helper.make_graph(
         nodes, "detached", list(inputs.values()), outputs, list(constants.values())
     )
@@ -76,8 +106,27 @@ def detached(model: Path, graph: Graph, layers: Sequence[Node]) -> tuple[bytes, 
     return bytes(parts.SerializeToString()), wanted - set(inputs)
 
 
+def _stands_for(graph: Graph, producers: dict[str, onnx.NodeProto]) -> dict[str, str]:
+    """The tensors of the model that hold a named one: itself, and what an output was cast from."""
+    found = {name: name for name in graph.shapes}
+    for name in graph.outputs:
+        node = producers.get(name)
+        if node is not None and node.op_type == "Cast" and node.input[0] not in graph.shapes:
+            found[node.input[0]] = name
+    return found
+
+
+def _declared(name: str, stated: dict[str, onnx.ValueInfoProto]) -> onnx.ValueInfoProto:
+    """A tensor with the type that the model states; float32 where it states none."""
+    from onnx import TensorProto, helper
+
+    value = stated.get(name)
+    type_ = TensorProto.FLOAT if value is None else value.type.tensor_type.elem_type
+    return helper.make_tensor_value_info(name, type_, None)
+
+
 def _slice(
-    layer: str, producers: dict[str, onnx.NodeProto], named: set[str]
+    layer: str, producers: dict[str, onnx.NodeProto], named: Mapping[str, str]
 ) -> list[onnx.NodeProto]:
     """The nodes from the named tensors before it to the layer's own, in order."""
     found: dict[int, onnx.NodeProto] = {}
@@ -87,7 +136,7 @@ def _slice(
         if node is None or id(node) in found:
             return
         for source in node.input:
-            if source not in named:
+            if named.get(source, layer) == layer:  # not named, or the layer before its cast
                 visit(source)
         found[id(node)] = node
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.graph.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +41,20 @@ FP16 = Precision("fp16", 2.0**-11, 2.0**-24, 2.0**-11, 2.0**-14, 65504.0)
 BF16 = Precision("bf16", 2.0**-8, 2.0**-24, 2.0**-8, _TINY_32, (2 - 2.0**-7) * 2.0**127)
 
 PRECISIONS = {precision.name: precision for precision in (FP32, TF32, FP16, BF16)}
+
+
+_NARROW: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+
+def of_layers(graph: Graph) -> dict[str, Precision]:
+    """How each layer of a graph rounds. A quantized one sums in fp32 what is on its grid."""
+    return {node.name: PRECISIONS[graph.precision_of(node.name)] for node in graph.nodes}
+
+
+def as_kept(values: NDArray[np.float32], graph: Graph, tensor: str) -> NDArray[np.float32]:
+    """`values` as the graph's tensor of that name can hold them."""
+    narrow = _NARROW.get(graph.precision_of(tensor))
+    if narrow is None:
+        return values
+    with np.errstate(over="ignore"):  # infinity is what becomes of it
+        return values.astype(narrow).astype(np.float32)

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import INPUT, Graph, Node
+from alexc.graph.quantization import Quantization, on_grid
 from alexc.ops.base import Array
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.verify import tolerance
+from alexc.verify.grid import by_lot, inputs_on_grid, result_on_grid, settled, weight_steps
 from alexc.verify.precision import FP32, Precision
 from alexc.verify.rounding import Call, Rounding, Weights, rounding
 
@@ -30,8 +32,8 @@ _SLICE = 1 << 22
 class Expectation:
     """What every named tensor of a net must be for one batch.
 
-    By name: `values` in float64, `(batch, *shape)`; `tolerances` and `peaks` for each image, the
-    latter the largest magnitude that the computation of the tensor passes through.
+    By name: `values` in float64 and `tolerances`, both `(batch, *shape)`; `peaks`, for each image
+    the largest magnitude that the computation of the tensor passes through.
     """
 
     values: Mapping[str, Array]
@@ -43,8 +45,10 @@ def evaluate(graph: Graph, weights: Weights, inputs: NDArray[np.float32]) -> dic
     """Every named tensor of the graph in float64, the input's included."""
     values: dict[str, Array] = {INPUT: inputs.astype(np.float64)}
     for node in graph.nodes:
-        given = [values[source] for source in node.inputs]
-        values[node.name], _ = apply(node, given, local_weights(node, weights))
+        grid = graph.quantized.get(node.name)
+        given = inputs_on_grid([values[source] for source in node.inputs], grid)
+        value, _ = apply(node, given, local_weights(node, weights), grid=grid)
+        values[node.name] = result_on_grid(value, grid)
     return values
 
 
@@ -58,7 +62,9 @@ def expect(
     """Every named tensor with its tolerance; `precisions` by layer, fp32 where it says nothing.
 
     The batch is evaluated once as it is and, in the same pass, some times more with errors drawn
-    from the rounding model added to each layer's result.
+    from the rounding model added to each layer's result. What a quantized layer rounds to its grid
+    is rounded stochastically there: the least error decides which neighbour a number near a tie
+    goes to, so that after some layers any two backends round as if by lot.
     """
     images = len(inputs)
     draws = tolerance.draws_for(graph.macs, images)
@@ -69,15 +75,23 @@ def expect(
     for node in graph.nodes:
         given = [rows[source].reshape(-1, *rows[source].shape[2:]) for source in node.inputs]
         precision = (precisions or {}).get(node.name, FP32)
-        result, local = _evaluate(node, given, images, local_weights(node, weights), precision)
+        grid = graph.quantized.get(node.name)
+        if grid is not None:
+            given = inputs_on_grid(given, grid, by_lot(generator, given[0].shape, images))
+        own = local_weights(node, weights)
+        result, local = _evaluate(node, given, images, own, precision, grid)
+        if grid is not None:
+            result = result_on_grid(result, grid, by_lot(generator, result.shape, images))
         result = result.reshape(draws + 1, images, *node.shape)
-        # Underflow is no random walk, but too small to matter where anything else does.
-        if local.sigma.any():
-            result[1:] += tolerance.draw(generator, local.sigma, draws)
         departures = np.abs(result[1:] - result[0]).reshape(draws, images, -1)
-        elements = math.prod(node.shape)
-        multiple = tolerance.factor(elements, tolerance.independent(draws))
-        tolerances[node.name] = multiple * departures.max(axis=(0, 2)) + local.floor
+        multiple = tolerance.factor(math.prod(node.shape), tolerance.independent(draws))
+        propagated = multiple * departures.max(axis=(0, 2))
+        allowed = tolerance.own(local)
+        if grid is not None and grid.output_step is not None:
+            allowed = allowed + grid.output_step  # the neighbour on the grid is right too
+        tolerances[node.name] = allowed + propagated.reshape(images, *[1] * (allowed.ndim - 1))
+        if local.sigma.any():
+            result[1:] += tolerance.draw(generator, local, draws)
         values[node.name], peaks[node.name] = result[0].copy(), local.peak
         rows[node.name] = result
         for source in set(node.inputs):
@@ -87,22 +101,36 @@ def expect(
 
 
 def layer_alone(
-    node: Node, inputs: Sequence[NDArray[np.float32]], weights: Weights, precision: Precision
+    node: Node,
+    inputs: Sequence[NDArray[np.float32]],
+    weights: Weights,
+    precision: Precision,
+    grid: Quantization | None = None,
 ) -> tuple[Array, Array, Array]:
     """The value of one layer for these inputs, the tolerance of each element, and the peaks.
 
-    `weights` are the layer's own, by their local names.
+    `weights` are the layer's own, by their local names. Of a quantized layer neither they nor the
+    inputs may lie near a tie (see `grid.off_ties`).
     """
-    given = [array.astype(np.float64) for array in inputs]
-    value, local = _evaluate(node, given, len(given[0]), weights, precision)
-    return value, tolerance.quantile(value.size) * local.sigma + local.floor, local.peak
+    given = inputs_on_grid([array.astype(np.float64) for array in inputs], grid)
+    value, local = _evaluate(node, given, len(given[0]), weights, precision, grid)
+    value, allowed = settled(value, tolerance.own(local), grid)
+    return value, allowed, local.peak
 
 
 def apply(
-    node: Node, inputs: Sequence[Array], weights: Weights, images: int = 0
+    node: Node,
+    inputs: Sequence[Array],
+    weights: Weights,
+    images: int = 0,
+    grid: Quantization | None = None,
 ) -> tuple[Array, Array | None]:
-    """The layer's value, and for conv and linear Σ (weight · input)² for the first `images`."""
+    """The layer's value, and for conv and linear Σ (weight · input)² for the first `images`.
+
+    The weights of a quantized layer are put on their `grid` here, the inputs by the caller.
+    """
     op = node.op
+    steps = None if grid is None else weight_steps(grid, weights["weight"])
     if isinstance(op, Linear):
         value = np.empty((len(inputs[0]), op.out_features))
         squares = np.empty((images, op.out_features))
@@ -111,6 +139,8 @@ def apply(
         for first in range(0, op.out_features, step):
             part = slice(first, first + step)
             own = {name: array[part].astype(np.float64) for name, array in weights.items()}
+            if grid is not None and steps is not None:
+                own["weight"] = on_grid(own["weight"], steps[part], grid.format)
             slice_op = Linear(out_features=len(own["weight"]), bias=op.bias)
             value[:, part] = slice_op.reference(inputs, own)
             if images:
@@ -118,6 +148,8 @@ def apply(
                 squares[:, part] = squared @ own["weight"].T
         return value, squares
     own = {name: array.astype(np.float64) for name, array in weights.items()}
+    if grid is not None and steps is not None:
+        own["weight"] = on_grid(own["weight"], steps, grid.format)
     value = op.reference(inputs, own)
     if isinstance(op, Conv) and images:
         zero = {name: np.zeros_like(array) for name, array in own.items() if name == "bias"}
@@ -132,10 +164,18 @@ def local_weights(node: Node, weights: Weights) -> Weights:
 
 
 def _evaluate(
-    node: Node, inputs: Sequence[Array], images: int, weights: Weights, precision: Precision
+    node: Node,
+    inputs: Sequence[Array],
+    images: int,
+    weights: Weights,
+    precision: Precision,
+    grid: Quantization | None = None,
 ) -> tuple[Array, Rounding]:
-    """The value for all rows, and the rounding errors for the first `images` of them."""
-    value, squares = apply(node, inputs, weights, images)
+    """The value for all rows, and the rounding errors for the first `images` of them.
+
+    Of a quantized layer it is the value before it is rounded to the grid.
+    """
+    value, squares = apply(node, inputs, weights, images, grid)
     first = [array[:images] for array in inputs]
     call = Call(node, first, value[:images], weights, precision, squares)
     return value, rounding(call)

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.ops.base import Array
+
 Check = Literal["parameters", "alone", "provoked", "end_to_end", "shipped"]
 
 CHECKS: dict[Check, str] = {
@@ -82,6 +87,45 @@ class Divergence:
 
 
 @dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far a model in a narrow number format is from its net in exact arithmetic.
+
+    That is no fault of a backend, and no part of `passed`: it is what the format costs.
+    `top1_agreement` is the share of the images whose largest output is the same one; it is null
+    for an output that is an image. `max_abs` and `rel_l2` are over all of the output.
+    """
+
+    backend: str
+    output: str
+    images: int
+    top1_agreement: float | None
+    max_abs: float
+    rel_l2: float
+
+    @staticmethod
+    def of(backend: str, output: str, got: NDArray[Any], exact: Array) -> Accuracy:
+        """`got` against `exact`, both `(images, *shape)`."""
+        error = got.astype(np.float64) - exact
+        same = None
+        if exact.ndim == 2:
+            same = float(np.mean(got.argmax(axis=1) == exact.argmax(axis=1)))
+        norm = float(np.linalg.norm(exact))
+        size = float(np.linalg.norm(error))
+        largest = float(np.abs(error).max(initial=0.0))
+        return Accuracy(backend, output, len(exact), same, largest, size / norm if norm else size)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "backend": self.backend,
+            "output": self.output,
+            "images": self.images,
+            "top1_agreement": self.top1_agreement,
+            "max_abs": self.max_abs,
+            "rel_l2": self.rel_l2,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything that a verification found. `passed` only if something ran and all of it passed."""
 
@@ -90,6 +134,7 @@ class Report:
     backends: Sequence[BackendResult]
     rows: Sequence[Row]
     first_divergence: Divergence | None
+    accuracy: Sequence[Accuracy] = field(default=())
     notes: Sequence[str] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
@@ -100,5 +145,6 @@ class Report:
             "backends": [result.to_json() for result in self.backends],
             "layers": [row.to_json() for row in self.rows],
             "first_divergence": self.first_divergence.to_json() if self.first_divergence else None,
+            "accuracy": [accuracy.to_json() for accuracy in self.accuracy],
             "notes": list(self.notes),
         }

@@ -35,9 +35,10 @@ Weights = Mapping[str, NDArray[np.floating[Any]]]
 VARIANCE = 0.75 / (2 * math.log(2)) / 3
 # For a single value that may be a power of two: the worst mantissa.
 WORST_VARIANCE = 1 / 3
+_SMALLEST = 2.0**-149
 
-# Result elements of each image whose sums are added up in the backend's own precision, to see
-# whether the errors are as independent as the model has them. 32 give the rms to about 12 %.
+# Result elements of each image whose sums are looked at term by term, to see whether their errors
+# are independent. 32 give an rms to about 12 %.
 SAMPLES = 32
 
 
@@ -45,14 +46,16 @@ SAMPLES = 32
 class Rounding:
     """What one layer may err by on its own.
 
-    `sigma` is the standard deviation for each element, `(batch, *shape)`; `floor` an error that
-    underflow can add to any element; `peak` for each image the largest magnitude that the
+    `sigma` is the standard deviation of a normal error for each element, `(batch, *shape)`, and
+    `wandering` that of a further one with long tails (see `_weighted_sum`). `floor` is an error
+    that underflow can add to any element; `peak` for each image the largest magnitude that the
     computation passes through, and so what has to be representable.
     """
 
     sigma: Array
     floor: float
     peak: Array
+    wandering: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,64 +88,93 @@ def _exact(call: Call) -> Rounding:
 def _weighted_sum(call: Call) -> Rounding:
     """Conv and linear: sums of n products, added one after the other.
 
-    After a share t of the terms in random order a partial sum has the mean t·y and the variance
-    t·(1 − t)·S², S² being the sum of squared products; each addition rounds it. So the error's
-    variance is VARIANCE·u²·Σ s_i² = VARIANCE·u²·n·(y²/3 + S²/6).
+    After a share t of the terms in random order a partial sum lies on the straight way from its
+    start to its end (from the bias to y, or from zero to y less the bias, which comes last) plus
+    what a random walk wanders off it: a variance of t·(1 − t)·S², S² being the sum of squared
+    products. Each addition rounds it. Along the way that makes a normal error of the variance
+    VARIANCE·u²·n·way²/3, along the walk another of VARIANCE·u²·n·S²/6 on average; but walks differ,
+    and over all of them the error has tails as long as those of Laplace's distribution.
     """
     precision, weight = call.precision, call.parameters["weight"]
     terms = math.prod(weight.shape[1:])
     assert call.squares is not None
     largest_weight = max(float(weight.max()), -float(weight.min()))
-    sums = VARIANCE * (terms + 1) * (call.value**2 / 3 + call.squares / 6)
-    variance = (
-        precision.sum**2 * sums
-        + 2 * VARIANCE * precision.operand**2 * call.squares
-        + WORST_VARIANCE * precision.result**2 * call.value**2
-    )
-    sigma = np.sqrt(variance)
-    sigma *= _measured_excess(call, sigma).reshape(-1, *[1] * (sigma.ndim - 1))
+    way = call.value**2
+    if "bias" in call.parameters:
+        bias = call.parameters["bias"].astype(np.float64).reshape(-1, *[1] * (way.ndim - 2))
+        product = bias * call.value
+        way += bias**2 + np.maximum(product, -2 * product)
+    each = np.sqrt(VARIANCE * (way / 3 + call.squares / 6))
+    roots = precision.sum * _root_of_terms(call, each).reshape(-1, *[1] * (way.ndim - 1))
+    sigma = np.sqrt(VARIANCE * way / 3) * roots
+    wandering = np.sqrt(VARIANCE * call.squares / 6) * roots
+    if precision.operand or precision.result > precision.sum:
+        operands = 2 * VARIANCE * precision.operand**2 * call.squares
+        result = WORST_VARIANCE * precision.result**2 * call.value**2
+        sigma = np.sqrt(sigma**2 + operands + result)
     # Σ|products| ≤ √(n · Σ products²)
     peak = np.sqrt(terms * _per_image(call.squares)) + _per_image(np.abs(call.value))
     floor = call.precision.tiny * (1 + terms * (1 + largest_weight))
-    return Rounding(sigma, floor, np.maximum(peak, _largest(*call.inputs)))
+    return Rounding(sigma, floor, np.maximum(peak, _largest(*call.inputs)), wandering)
 
 
-def _measured_excess(call: Call, sigma: Array) -> Array:
-    """How much larger than the model a sample of sums really errs, for each image; at least 1.
+def _root_of_terms(call: Call, each: Array) -> Array:
+    """The error of a sum over that of `each` addition, for each image: √n if they are independent.
 
-    The sampled sums are added up in float32, term after term, in the two orders that memory
-    layouts suggest. Where weights or inputs are constant, or cancel in an ordered way, rounding
-    errors are neither independent nor small, and here it shows.
+    They are not where terms are alike. A partial sum is a whole number of its own units in the last
+    place, so what adding p to it rounds off depends on p alone as long as the sum's binade is the
+    same; equal terms err alike, and m of them add up to m errors and not to √m. (Zeros err not at
+    all.) So n becomes the sum of m² over the distinct terms, counted in a sample of the results.
+
+    Where terms cancel in an ordered way, partial sums are larger than those of a random order. So
+    the sample is also added up in float32, term after term, in the two orders that memory layouts
+    suggest, and what errs more than that raises the figure.
     """
-    # A narrower accumulator is measured as float32, the narrowest that numpy adds in at speed.
-    relative = call.precision.sum / 2.0**-24
     generator = np.random.default_rng(0)
-    images = len(call.value)
-    excess = np.ones(images)
+    roots = np.ones(len(call.value))
     bias = call.parameters.get("bias")
-    for image in range(images):
-        flat = sigma[image].reshape(-1)
+    for image in range(len(call.value)):
+        flat = each[image].reshape(-1)
         chosen = generator.integers(0, flat.size, SAMPLES)
-        terms = _products(call, image, chosen)  # (samples, outer, inner)
-        exact = terms.astype(np.float64).sum(axis=(1, 2))
-        channel = chosen // (flat.size // call.value.shape[1])
-        start = np.zeros(SAMPLES) if bias is None else bias[channel].astype(np.float64)
-        scale = flat[chosen]
-        for ordered in (terms, terms.swapaxes(1, 2)):
-            chain = np.concatenate(
-                [start[:, np.newaxis], ordered.reshape(SAMPLES, -1)], axis=1, dtype=np.float32
-            )
+        products = _products(call, image, chosen)  # (samples, channels, taps)
+        start = np.zeros((SAMPLES, 1))
+        if bias is not None:
+            start[:, 0] = bias[chosen // (flat.size // call.value.shape[1])]
+        measured, largest = [], np.zeros(SAMPLES)
+        for ordered in (products, products.swapaxes(1, 2)):
+            chain = np.concatenate([start, ordered.reshape(SAMPLES, -1)], axis=1)
             with np.errstate(over="ignore", invalid="ignore"):
-                sums = np.add.accumulate(chain, axis=1)[:, -1].astype(np.float64)
-                error = np.abs(sums - (exact + start)) * relative
-            ratio = np.divide(error, scale, out=np.zeros(SAMPLES), where=scale > 0)
-            measured = math.sqrt(float(np.mean(ratio**2)))
-            if math.isfinite(measured):
-                excess[image] = max(excess[image], measured)
-    return excess
+                sums = np.add.accumulate(chain.astype(np.float32), axis=1)
+            # In units of float32's roundoff; a narrower accumulator errs likewise in its own.
+            error = (sums[:, -1].astype(np.float64) - chain.sum(axis=1)) * 2.0**24
+            ratio = np.divide(error, flat[chosen], out=np.zeros(SAMPLES), where=flat[chosen] > 0)
+            measured.append(math.sqrt(float(np.mean(ratio**2))))
+            largest = np.maximum(largest, np.abs(sums).max(axis=1))
+        terms = _distinct_terms(products.reshape(SAMPLES, -1), largest)
+        roots[image] = max(math.sqrt(terms), *(m for m in measured if math.isfinite(m)))
+    return roots
 
 
-def _products(call: Call, image: int, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+def _distinct_terms(products: Array, largest: NDArray[np.float32]) -> float:
+    """The sum of m² over the distinct products, m being how often each occurs; the largest sampled.
+
+    Products count as alike if they are within a quarter unit in the last place of the largest
+    partial sum: they are rounded alike. At least 1, for the bias.
+    """
+    unit = np.maximum(largest.astype(np.float64), _SMALLEST)[:, np.newaxis] * 2.0**-25
+    with np.errstate(over="ignore", invalid="ignore"):
+        alike = np.rint(products / unit)
+    alike[products == 0] = np.inf
+    alike.sort(axis=1)
+    most = 0
+    for row in alike:
+        row = row[np.isfinite(row)]
+        edges = np.flatnonzero(np.diff(row, prepend=np.nan, append=np.nan))
+        most = max(most, int((np.diff(edges) ** 2).sum()))
+    return most + 1.0
+
+
+def _products(call: Call, image: int, chosen: NDArray[np.int64]) -> Array:
     """The products that add up to some result elements of one image: (samples, channels, taps)."""
     weight, values, op = call.parameters["weight"], call.inputs[0][image], call.node.op
     if isinstance(op, Conv):
@@ -155,8 +187,8 @@ def _products(call: Call, image: int, chosen: NDArray[np.int64]) -> NDArray[np.f
             windows[g * seen : (g + 1) * seen, y, x] * weight[o]
             for o, g, y, x in zip(out, out // per_group, row, column, strict=True)
         ]
-        return np.stack(picked).reshape(len(chosen), seen, -1).astype(np.float32)
-    return (values * weight[chosen])[:, np.newaxis, :].astype(np.float32)
+        return np.stack(picked).reshape(len(chosen), seen, -1)
+    return (values * weight[chosen])[:, np.newaxis, :]
 
 
 def _average(call: Call) -> Rounding:

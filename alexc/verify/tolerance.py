@@ -12,15 +12,15 @@ Nothing here is fitted to a net. docs/verification.md has the derivation and wha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 
 from alexc.ops.base import Array
+from alexc.verify.rounding import Rounding
 
 # The chance, if the model of rounding holds, that a tensor without a fault is called faulty.
-FALSE_ALARM = 1e-9
+FALSE_ALARM = 1e-6
 # The chance that the draws are so much smaller than typical that they give too tight a tolerance.
 UNLUCKY_DRAWS = 1e-4
 
@@ -31,20 +31,32 @@ FEWEST_DRAWS, MOST_DRAWS = 6, 32
 _NORMAL = NormalDist()
 
 
-def quantile(elements: int) -> float:
-    """The multiple of σ that none of so many normal errors exceeds, but by FALSE_ALARM."""
-    return -_NORMAL.inv_cdf(FALSE_ALARM / (2 * max(elements, 1)))
+def own(local: Rounding) -> Array:
+    """The tolerance of each element for a layer's own rounding errors.
 
-
-def largest_drawn(elements: int, draws: int) -> float:
-    """The multiple of σ that the largest of so many drawn errors reaches, but by UNLUCKY_DRAWS."""
-    below = UNLUCKY_DRAWS ** (1 / max(elements * draws, 1))
-    return _NORMAL.inv_cdf((1 + below) / 2)
+    None of the elements exceeds it, but by FALSE_ALARM: of a normal error, and of one with the
+    tails of Laplace's distribution, where P(|e| > z·σ) = e^(−√2·z).
+    """
+    elements = local.sigma.size
+    allowed: Array = _normal_quantile(elements) * local.sigma
+    if local.wandering is not None:
+        allowed += math.log(elements / FALSE_ALARM) / math.sqrt(2) * local.wandering
+    return allowed + local.floor
 
 
 def factor(elements: int, draws: int) -> float:
-    """The tolerance over the largest error drawn, for a tensor of so many elements."""
-    return quantile(elements) / largest_drawn(elements, draws)
+    """The tolerance over the largest error drawn, for a tensor of so many elements.
+
+    In the whole net the errors of many layers add up to nearly normal ones. The factor is the
+    quantile that none of the elements exceeds, but by FALSE_ALARM, over what the largest of all
+    drawn errors reaches, but by UNLUCKY_DRAWS.
+    """
+    below = UNLUCKY_DRAWS ** (1 / (elements * draws))
+    return _normal_quantile(elements) / _NORMAL.inv_cdf((1 + below) / 2)
+
+
+def _normal_quantile(elements: int) -> float:
+    return -_NORMAL.inv_cdf(FALSE_ALARM / (2 * elements))
 
 
 def draws_for(macs: int, images: int) -> int:
@@ -53,23 +65,27 @@ def draws_for(macs: int, images: int) -> int:
     return int(min(max(affordable, FEWEST_DRAWS), MOST_DRAWS))
 
 
-def draw(generator: np.random.Generator, sigma: Array, draws: int) -> Array:
-    """Rounding errors `(draws, batch, *shape)` of standard deviation `sigma` `(batch, *shape)`.
+def draw(generator: np.random.Generator, local: Rounding, draws: int) -> Array:
+    """Rounding errors of one layer: `(draws, batch, *shape)`.
 
     Sums of the same numbers round alike: a constant image gives each channel one and the same
     error at every pixel. So every second draw is of errors that agree, in turn over a channel and
     over the whole result, and the others are independent from element to element.
     """
-    errors = np.empty((draws, *sigma.shape))
+    shape = local.sigma.shape
+    wandering = np.zeros(()) if local.wandering is None else local.wandering
+    agreeing = np.sqrt(local.sigma**2 + wandering**2)
+    errors = np.empty((draws, *shape))
     for index, error in enumerate(errors):
-        shape: Sequence[int] = sigma.shape
         if index % 2 == 0:
             error[...] = generator.standard_normal(shape, dtype=np.float32)
+            error *= local.sigma
+            if wandering.ndim:
+                error += wandering * generator.laplace(0.0, math.sqrt(0.5), shape)
         else:
             axes = 2 if index % 4 == 1 else 1
-            agreeing = (*shape[:axes], *[1] * (len(shape) - axes))
-            error[...] = generator.choice((-1.0, 1.0), agreeing)
-        error *= sigma
+            ones = (*shape[:axes], *[1] * (len(shape) - axes))
+            np.multiply(agreeing, generator.choice((-1.0, 1.0), ones), out=error)
     return errors
 
 
