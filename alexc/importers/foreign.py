@@ -37,6 +37,8 @@ from alexc.spec.names import clip, listing
 # Deeper nets than any that was published; a file that claims more is hostile or damaged.
 MAX_LAYERS = 5_000
 _MOST_FAULTS = 1_000
+# Weights may take so many times the bytes of their files (16-bit floats double), and so many more.
+_MOST_GROWTH, _FREE_GROWTH = 4, 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,7 @@ class Builder:
         graph = Graph.build(name or "net", self.input_shape, triples, names)
         layers = self._fitted(graph)
         self.check()
+        self._check_size(graph, layers, files)
         return ForeignNet(
             self.tool,
             name,
@@ -332,6 +335,24 @@ class Builder:
             tuple(self.warnings),
             release=release,
         )
+
+    def _check_size(
+        self, graph: Graph, layers: Sequence[ForeignLayer], files: Sequence[Path]
+    ) -> None:
+        """Refuse weights that take far more bytes than the files that they come from.
+
+        A small file can say of a thousand layers that they share one tensor.
+        """
+        if all(layer.weights is None for layer in layers):
+            return
+        needed = 4 * sum(parameter.count for parameter in graph.parameters.values())
+        given = sum(file.stat().st_size for file in files)
+        if needed > _MOST_GROWTH * given + _FREE_GROWTH:
+            self.stop(
+                "import/weights-too-large",
+                f"its weights would take {needed:,} bytes, and its files have {given:,}",
+                help="weights that several layers share can't be said in a spec",
+            )
 
     def _fitted(self, graph: Graph) -> tuple[ForeignLayer, ...]:
         """The layers, each with its weights in the shapes that it needs; a fault if they are not.

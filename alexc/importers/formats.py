@@ -12,6 +12,7 @@ ENDINGS = {
     ".prototxt": "caffe",
     ".pbtxt": "caffe",
     ".caffemodel": "caffe",
+    ".onnx": "onnx",
 }
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 
@@ -25,6 +26,10 @@ def read_foreign(path: Path, request: Request, format: str | None = None) -> For
             from alexc.importers.caffe.net import read_caffe
 
             return read_caffe(path, request)
+        case "onnx":
+            from alexc.importers.onnx_model.read import read_onnx
+
+            return read_onnx(path, request)
         case _:
             raise usage_fault(
                 "import/format",

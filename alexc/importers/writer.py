@@ -163,7 +163,9 @@ def _comment(foreign: ForeignNet) -> str:
     renamed = [
         f"{row.layer} is {row.origin}"
         for row in foreign.rows
-        if row.layer is not None and row.origin.name and row.origin.name != row.layer
+        if row.layer is not None and row.origin.name not in ("", row.layer)
+        # An exporter's paths are no names that anybody would look for.
+        if not row.origin.name.startswith(("/", "node_"))
     ]
     if renamed:
         listed = "; ".join(renamed[:20]) + ("; …" if len(renamed) > 20 else "")
