@@ -98,7 +98,7 @@ def _check_preprocess(spec: Spec) -> list[Diagnostic]:
                 f"the shorter side is {preprocess.resize} after resizing, "
                 f"too short for a crop of {image.height}×{image.width}",
                 spec.place("preprocess", "resize"),
-                help=f"{max(image.height, image.width)} or more",
+                help=f"resize to {max(image.height, image.width)} or more",
             )
         )
     channels = 1 if preprocess.channels == "grey" else 3
@@ -106,7 +106,8 @@ def _check_preprocess(spec: Spec) -> list[Diagnostic]:
         faults.append(
             Diagnostic(
                 "preprocess/channels",
-                f"{preprocess.channels} has {channels} and the input {image.channels} channels",
+                f"{preprocess.channels} has {channels} channel{'s' * (channels > 1)}, "
+                f"and the input {image.channels}",
                 spec.place("preprocess", "channels"),
                 help="channels: grey for one plane, rgb or bgr for three",
             )
@@ -117,7 +118,8 @@ def _check_preprocess(spec: Spec) -> list[Diagnostic]:
             faults.append(
                 Diagnostic(
                     "preprocess/values",
-                    f"{field} has {len(values)} values and the input {image.channels} channels",
+                    f"{field} has {len(values)} value{'s' * (len(values) > 1)}, "
+                    f"and the input {image.channels} channel{'s' * (image.channels > 1)}",
                     spec.place("preprocess", field),
                     help="one value for each channel",
                 )

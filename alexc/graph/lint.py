@@ -38,24 +38,27 @@ def lint(spec: Spec, graph: Graph) -> list[Diagnostic]:
         for diagnostic, layer in found
         if not allowed & {(diagnostic.code, None), (diagnostic.code, layer)}
     ]
-    given = {(diagnostic.code, layer) for diagnostic, layer in found}
-    given |= {(diagnostic.code, None) for diagnostic, _ in found}
+    given: set[tuple[str, str | None]] = set()
+    for diagnostic, layer in found:
+        given |= {(diagnostic.code, layer), (diagnostic.code, None)}
     codes, layers = Names(LINTS), Names(graph.by_name)
     for index, allowance in enumerate(spec.header.allow):
-        code, layer = allowance.lint, allowance.layer
+        if spec.place("allow", index).source is not spec.tree.place.source:
+            continue  # the base's, which may have what this variant has not
+        code, at = allowance.lint, allowance.layer
         if code not in LINTS:
             message = f"there is no warning {clip(code)}"
             help = codes.did_you_mean(code) or f"the warnings are {listing(LINTS)}"
             place = spec.place("allow", index, "lint")
             kept.append(_warning("lint/unknown-code", message, place=place, help=help))
-        elif layer is not None and layer not in graph.by_name:
-            message = f"{code} is accepted at {clip(layer)}, but there is no such layer"
-            help = layers.did_you_mean(layer) or "remove it"
+        elif at is not None and at not in graph.by_name:
+            message = f"{code} is accepted at {clip(at)}, but there is no such layer"
+            help = layers.did_you_mean(at) or "remove it"
             place = spec.place("allow", index, "layer")
             kept.append(_warning("lint/unused-allowance", message, place=place, help=help))
-        elif (code, layer) not in given:
-            at = f" at {clip(layer)}" if layer else ""
-            message = f"{code} is accepted{at}, but nothing gives that warning"
+        elif (code, at) not in given:
+            where = f" at {at}" if at else ""
+            message = f"{code} is accepted{where}, but nothing gives that warning"
             place = spec.place("allow", index, "lint")
             kept.append(_warning("lint/unused-allowance", message, place=place, help="remove it"))
     return kept
@@ -81,26 +84,29 @@ def _dropped_pixels(spec: Spec, graph: Graph) -> _Found:
     for node in graph.nodes:
         if not isinstance(node.op, Conv | MaxPool | AvgPool):
             continue
-        for axis in node.op.axes(node.input_shapes[0]):
-            # Padding that no window reads is no loss; where windows lie apart, gaps are meant.
-            dropped = axis.unread - axis.after
-            if dropped <= 0 or axis.stride > axis.span:
-                continue
-            what = axis.name if dropped > 1 else axis.name.removesuffix("s")
-            fits = (axis.size - axis.unread, axis.size - axis.unread + axis.stride)
-            yield (
-                _warning(
-                    "lint/dropped-pixels",
-                    f"{node.name}: the last {dropped} {what} of {axis.size} are read by no window",
-                    place=spec.place("layers", node.name, key=True),
-                    notes=(
-                        f"({axis.padded} − {axis.span}) / {axis.stride} leaves {axis.unread} over",
-                    ),
-                    help=f"inputs of {fits[0]} or {fits[1]} {axis.name} divide; or add padding",
-                ),
-                node.name,
-            )
-            break
+        # Padding that no window reads is no loss; where windows lie apart, gaps are meant.
+        short = [
+            (axis, axis.unread - axis.after)
+            for axis in node.op.axes(node.input_shapes[0])
+            if axis.unread > axis.after and axis.stride <= axis.span
+        ]
+        if not short:
+            continue
+        axis, dropped = short[0]
+        names = listing(axis.name if n > 1 else axis.name.removesuffix("s") for axis, n in short)
+        many = len(short) > 1 or dropped > 1
+        what = f"the last {f'{dropped} ' * (dropped > 1)}{names} of {axis.size}"
+        fits = (axis.size - axis.unread, axis.size - axis.unread + axis.stride)
+        yield (
+            _warning(
+                "lint/dropped-pixels",
+                f"{node.name}: {what} {'are' if many else 'is'} read by no window",
+                place=spec.place("layers", node.name, key=True),
+                notes=(f"({axis.padded} − {axis.span}) / {axis.stride} leaves {axis.unread} over",),
+                help=f"inputs of {fits[0]} or {fits[1]} {axis.name} divide; or add padding",
+            ),
+            node.name,
+        )
 
 
 def _bias_before_batch_norm(spec: Spec, graph: Graph) -> _Found:
@@ -190,8 +196,7 @@ def _heavy_layer(spec: Spec, graph: Graph) -> _Found:
             yield (
                 _warning(
                     "lint/heavy-layer",
-                    f"{node.name} holds {node.parameter_count:,} of {total:,} "
-                    f"parameters ({share:.0%})",
+                    f"{node.name} holds {node.parameter_count:,} of {total:,} parameters",
                     place=spec.place("layers", node.name, key=True),
                     help="pool its input further (adaptive_avg_pool), or give it fewer outputs",
                 ),

@@ -4,16 +4,14 @@ This room owns text, syntax and places. It knows nothing of networks: keys and v
 the rooms below.
 
     text      a file's bytes → its values, within limits that hostile input can't pass
-    reader    the syntax: block and flow collections, scalars, anchors; what is wrong with it
+    composer  the parser's events → the tree
+    syntax    what the parser complains of, in words that say what to write instead
     scalars   what the text of a scalar stands for
     tree      the values, each with its place
 
-The reader is our own, for three reasons. A parser that has to tell a newcomer what is wrong must
-know what he was about: which bracket is open, which key has a value already, how far the neighbours
-are indented. Every value keeps its place through merges. And a general parser in Python takes a
-second for a net of a few thousand layers. It reads YAML 1.2 without tags, keys that are no words,
-and several documents in one file; those are refused. What it accepts, any YAML 1.2 parser reads
-alike: `tests/campaigns/fuzz_check.py` compares it with ruamel.yaml.
+The parser is libyaml, by way of ruamel.yaml. The tree is composed here from its events, because
+every value keeps its place through merges, scalars follow the YAML 1.2 core schema (`1e-4` is a
+number, `no` is a word), and alias bombs and deep nesting must end in an error.
 """
 
 from alexc.source.scalars import resolve

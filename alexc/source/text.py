@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic, Place, SourceText, UsageError
-from alexc.source.reader import Reader
+from alexc.source.composer import compose
 from alexc.source.tree import Mapping
 
 MAX_BYTES = 1_000_000
 
-# What YAML 1.2 allows in a file (its section 5.1).
-_UNPRINTABLE = re.compile("[^\t\n -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What YAML 1.2 allows in a file (its section 5.1), but for the three characters that YAML 1.1 took
+# for line breaks: the parser still does.
+_FORBIDDEN = re.compile(
+    "[^\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
 
 
 def read(path: Path, *, shown_as: str | None = None) -> Mapping:
@@ -59,13 +62,13 @@ def parse(data: bytes, shown_as: str) -> Mapping:
         raise AlexcError(Diagnostic("yaml/encoding", message, place, help=help)) from None
     text = _unify_lines(text)
     source = SourceText(shown_as, tuple(text.split("\n")))
-    if wrong := _UNPRINTABLE.search(text):
+    if wrong := _FORBIDDEN.search(text):
         code = ord(wrong.group())
         message = f"the character U+{code:04X} can't stand in YAML"
         help = f'take it away, or write it in a quoted text: "\\u{code:04x}"'
         place = _place(source, wrong.start(), text)
         raise AlexcError(Diagnostic("yaml/character", message, place, help=help))
-    return Reader(source, text).document()
+    return compose(source, text)
 
 
 def _unify_lines(text: str) -> str:

@@ -2,8 +2,8 @@
 
 The rules, which `docs/spec.md` tells with examples:
 
-- `name`, `source`, `description`, `expect` and `allow` belong to the file that states them and are
-  not inherited: a variant's facts are its own.
+- `name`, `source`, `description` and `expect` belong to the file that states them and are not
+  inherited: a variant's facts are its own. What `allow` lists is added to the base's.
 - Other root keys replace the base's; mappings (`input`, `preprocess`, `init`) are patched key by
   key. `null` removes a key.
 - `layers` and `blocks` are patched by name. A layer or block given as `null` is removed. A layer
@@ -23,10 +23,21 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic, Place, UsageError
-from alexc.source import MAX_BYTES, Entry, Mapping, Node, Scalar, mapping, parse, read_bytes
+from alexc.source import (
+    MAX_BYTES,
+    Entry,
+    Listing,
+    Mapping,
+    Node,
+    Scalar,
+    mapping,
+    parse,
+    read_bytes,
+    sequence,
+)
 from alexc.spec.names import Names, clip
 
-NOT_INHERITED = ("name", "source", "description", "expect", "allow")
+NOT_INHERITED = ("name", "source", "description", "expect")
 PATCHED = ("input", "preprocess", "init", "blocks")
 MAX_CHAIN = 16
 _ROOT_MARKS = (".git", "pyproject.toml")
@@ -195,6 +206,9 @@ def _merge_root(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapp
             # A base that is no mapping stays, for its fault is the one to show.
             if isinstance(old.value, Mapping) and isinstance(entry.value, Mapping):
                 entries[key] = Entry(entry.key, _merge_layers(old.value, entry.value, faults))
+        elif key == "allow" and old and isinstance(old.value, Listing):
+            mine = entry.value.items if isinstance(entry.value, Listing) else (entry.value,)
+            entries[key] = Entry(entry.key, sequence((*old.value.items, *mine), entry.value.place))
         elif key in PATCHED and old is not None and isinstance(old.value, Mapping):
             if isinstance(entry.value, Mapping):
                 merged = _patch(f"the base's {key}", old.value, entry.value, faults)

@@ -6,6 +6,7 @@ belong in the file.
 
 from __future__ import annotations
 
+import keyword
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -31,19 +32,20 @@ LANGUAGE_VERSION = 1
 # is no dot: torch and the weights file use it to part a layer from its parameter.
 _LAYER_NAME = re.compile(r"\w[\w-]*(/\w[\w-]*)*\Z")
 
-# Attributes of every torch module: a layer of such a name could not be its submodule. Written out,
-# since checking a spec must not import torch; a test holds them against torch itself.
+# Attributes of every torch module, and of the TorchNet that a net becomes: a layer of such a name
+# could not be its submodule. Written out, since checking a spec must not import torch; a test holds
+# them against the classes.
 RESERVED_NAMES = frozenset(
     """
-    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
-    get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
-    named_parameters parameters register_backward_hook register_buffer register_forward_hook
-    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
-    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
-    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
-    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda
+    double dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule graph half intermediates ipu load_state_dict modules mtia named_buffers
+    named_children named_modules named_parameters parameters register_backward_hook
+    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
     """.split()
 )
 
@@ -54,12 +56,14 @@ def check_layer_name(name: str) -> str | None:
         return "`input` is the name of the net's input"
     if name in RESERVED_NAMES:
         return f"`{name}` is an attribute of every PyTorch module"
+    if keyword.iskeyword(name):
+        return f"`{name}` is a word of Python, in which the net is a module with its layers' names"
     if len(name) > 100:
         return "it is longer than 100 characters"
     if name.startswith("_") or not _LAYER_NAME.match(name):
         return "a name is of letters, digits, _ and -, joined by /, a letter or digit first"
     if not isinstance(resolve(name), str):
-        return "as a value, in `inputs` say, it is no text; put a letter before it"
+        return "where another layer reads it, it is no name but a value"
     return None
 
 
@@ -141,10 +145,13 @@ def _as_distribution(value: Any) -> Any:
         case _:  # a DistributionModel, from Python
             return value
     if scheme not in _SCHEMES:
-        ways = [_how(known) for known in _SCHEMES]
+        ways = (
+            f"write a number; or {_how('normal')}, likewise {listing(_SCHEMES_WITH_VALUE[1:])}; "
+            f"or one word: {listing(_SCHEMES_BY_SHAPE, 'or')}"
+        )
         raise _no_distribution(
             f"there is no distribution {clip(scheme)}" if scheme else "this is no distribution",
-            Names(_SCHEMES).did_you_mean(scheme) or f"write a number, {listing(ways, 'or')}",
+            Names(_SCHEMES).did_you_mean(scheme) or ways,
         )
     return {"scheme": scheme, "value": number}
 
