@@ -15,9 +15,13 @@ from typing import Any, Literal
 
 from alexc.graph.quantization import Quantization
 from alexc.ops.base import Op, Parameter, Shape
+from alexc.ops.norm import Lrn
 
 # The number formats that a layer can compute and keep its result in.
 Precision = Literal["fp32", "fp16", "bf16"]
+
+# Ways to write a local response normalisation over channels without ONNX's own node for it.
+LrnForm = Literal["banded", "windowed"]
 
 INPUT = "input"  # the name of the graph's one input, in every backend
 
@@ -60,6 +64,8 @@ class Graph:
     precisions: Mapping[str, Precision] = field(default_factory=dict)
     # The layers whose operands are numbers of eight bits. What they compute with them is fp32.
     quantized: Mapping[str, Quantization] = field(default_factory=dict)
+    # The layers that are written in another form than the op's own, which computes the same.
+    forms: Mapping[str, LrnForm] = field(default_factory=dict)
 
     @staticmethod
     def build(
@@ -69,6 +75,7 @@ class Graph:
         outputs: tuple[str, ...],
         precisions: Mapping[str, Precision] | None = None,
         quantized: Mapping[str, Quantization] | None = None,
+        forms: Mapping[str, LrnForm] | None = None,
     ) -> Graph:
         """The graph of `(name, op, inputs)` triples given in topological order.
 
@@ -84,7 +91,15 @@ class Graph:
             node = make_node(layer, op, inputs, tuple(shapes[source] for source in inputs))
             shapes[layer] = node.shape
             nodes.append(node)
-        graph = Graph(name, input_shape, tuple(nodes), outputs, precisions or {}, quantized or {})
+        graph = Graph(
+            name,
+            input_shape,
+            tuple(nodes),
+            outputs,
+            precisions or {},
+            quantized or {},
+            forms or {},
+        )
         graph.check()
         return graph
 
@@ -113,6 +128,10 @@ class Graph:
                 raise ValueError(f"{name} can't be quantized so: it has other weights, or none")
             if self.precision_of(name) != "fp32":
                 raise ValueError(f"{name} is quantized and in {self.precision_of(name)} as well")
+        for name in self.forms:
+            op = self.by_name[name].op if name in self.by_name else None
+            if not isinstance(op, Lrn) or op.region != "across_channels":
+                raise ValueError(f"{name} is no normalisation over channels, and has a form of one")
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -166,6 +185,7 @@ class Graph:
             "outputs": list(self.outputs),
             **({"precisions": precisions} if precisions else {}),
             **({"quantized": quantized} if quantized else {}),
+            **({"forms": dict(self.forms)} if self.forms else {}),
         }
 
     def digest(self) -> str:
