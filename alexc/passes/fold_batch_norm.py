@@ -1,0 +1,93 @@
+"""Batch normalisation multiplied into the convolution or linear layer before it.
+
+In inference mean and variance are constants, so that of a channel with weights w and bias b
+
+    (w·x + b − mean) · s + β = (s·w)·x + (b − mean)·s + β,   s = γ / √(variance + eps)
+
+is one layer. This makes new weights, of which a bundle has one set only, that of training: ONNX
+Runtime and OpenVINO fold by themselves when they load a model, and bundles leave it to them
+(docs/performance.md has the times). It is for what reads weights itself: a layer that is quantized
+wants the range of the folded ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.graph.graph import Graph, Node
+from alexc.ops.base import Op
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.norm import BatchNorm
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+def fold_batch_norm(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+    """The graph without the batch norms that alone read a convolution or linear layer, and its
+    weights by whole name.
+
+    The folded layer takes the name of the batch norm, whose values it computes; the name of the
+    convolution is gone. A convolution that is an output of the graph, is quantized or has another
+    precision than the batch norm keeps it. Weights are folded in float64 and rounded once.
+    """
+    folded = {norm.name: layer for layer, norm in _pairs(graph)}
+    gone = {layer.name for layer in folded.values()}
+    layers: list[tuple[str, Op, tuple[str, ...]]] = []
+    changed: dict[str, NDArray[np.float32]] = {}
+    for node in graph.nodes:
+        if node.name in folded:
+            layer = folded[node.name]
+            op = layer.op.model_copy(update={"bias": True})
+            layers.append((node.name, op, layer.inputs))
+            weight, bias = _folded(layer, node, weights)
+            changed |= {f"{node.name}.weight": weight, f"{node.name}.bias": bias}
+        elif node.name not in gone:
+            layers.append((node.name, node.op, node.inputs))
+            changed |= {name: weights[name] for name in node.parameter_names().values()}
+    precisions = {name: p for name, p in graph.precisions.items() if name not in gone}
+    after = Graph.build(
+        graph.name,
+        graph.input_shape,
+        layers,
+        graph.outputs,
+        precisions,
+        graph.quantized,
+        graph.forms,
+    )
+    return after, changed
+
+
+def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
+    """Each layer that a batch norm can be folded into, and the batch norm."""
+    pairs = []
+    for node in graph.nodes:
+        readers = [reader for reader in graph.nodes if node.name in reader.inputs]
+        if (
+            isinstance(node.op, Conv | Linear)
+            and node.name not in graph.outputs
+            and node.name not in graph.quantized
+            and len(readers) == 1
+            and isinstance(readers[0].op, BatchNorm)
+            and graph.precision_of(readers[0].name) == graph.precision_of(node.name)
+        ):
+            pairs.append((node, readers[0]))
+    return pairs
+
+
+def _folded(
+    layer: Node, norm: Node, weights: Weights
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight and bias of the two layers in one."""
+    assert isinstance(norm.op, BatchNorm)
+    own = {local: weights[name] for local, name in layer.parameter_names().items()}
+    of = {local: weights[name].astype(np.float64) for local, name in norm.parameter_names().items()}
+    scale = of.get("weight", np.float64(1.0)) / np.sqrt(of["running_var"] + norm.op.eps)
+    weight = own["weight"].astype(np.float64)
+    before = own["bias"].astype(np.float64) if "bias" in own else np.float64(0.0)
+    bias = (before - of["running_mean"]) * scale + of.get("bias", np.float64(0.0))
+    scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return scaled.astype(np.float32), bias.astype(np.float32)
