@@ -65,9 +65,10 @@ def run(
     data: str = DATA,
     resume: bool = False,
     stop_after: int | None = None,
+    processes: int = 0,
     weights: Path | None = None,
     report: Quiet | None = None,
 ) -> Outcome:
-    options = Options(out, resume, weights, "cpu", 1, 0, stop_after)
+    options = Options(out, resume, weights, "cpu", 1, processes, stop_after)
     with joined("cpu") as workers:
         return train(net, recipe_of(net, overrides), data, options, workers, report or Quiet())

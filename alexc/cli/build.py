@@ -23,7 +23,9 @@ def build(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="FILE", help="A .safetensors file; default: drawn."),
+        typer.Option(
+            "--weights", metavar="FILE|RUN", help="A .safetensors file, or a run; default: drawn."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="What weights are drawn from.")
@@ -66,6 +68,10 @@ def build(
     batches = parse_batch(batch)
     net = load_net(spec)
     folder = out or Path("build") / net.spec.name
+    if weights is not None and weights.is_dir():
+        from alexc.train.run import weights_in
+
+        weights = weights_in(weights)
     with steps(enabled=not json) as progress:
         result = make(net, Options(folder, weights, seed, precision, targets, batches), progress)
     print_diagnostics(net.warnings)

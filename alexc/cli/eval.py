@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,7 +30,9 @@ def evaluate(
             "--engine", metavar="NAME", help="Of a bundle: this engine, or `all`; default: best."
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", metavar="PART", help="test or train.")] = "test",
+    split: Annotated[
+        Literal["test", "train"], typer.Option("--split", help="Which part of the set.")
+    ] = "test",
     best: Annotated[
         bool, typer.Option("--best", help="Of a run: the best checkpoint, not the last.")
     ] = False,
@@ -42,8 +44,6 @@ def evaluate(
 
     if views not in (1, 10):
         raise usage_fault("eval/views", f"there are 1 or 10 views of an image, not {views}")
-    if split not in ("test", "train"):
-        raise usage_fault("eval/split", f"--split is test or train, not {split!r}")
     if (target / MANIFEST).is_file():
         found = score_bundle(target, data, split, views=views, engine=engine)
     elif engine is not None:

@@ -15,8 +15,10 @@ import typer
 from alexc import __version__
 from alexc.cli.build import build
 from alexc.cli.check import check
+from alexc.cli.data import app as data
 from alexc.cli.diff import diff
 from alexc.cli.eval import evaluate
+from alexc.cli.features import features
 from alexc.cli.import_ import import_
 from alexc.cli.inspect import inspect
 from alexc.cli.new import new
@@ -34,9 +36,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, inspect, build, verify, predict, train, new, diff, schema):
+for command in (check, inspect, build, verify, predict, train, features, new, diff, schema):
     app.command()(command)
 app.command(name="eval")(evaluate)
+app.add_typer(data, name="data")
 app.command(name="import")(import_)
 
 

@@ -57,9 +57,11 @@ def train(
         typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: all cores."),
     ] = None,
     processes: Annotated[
-        int,
-        typer.Option("--processes", metavar="N", min=0, help="That decode images, beside this."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--processes", metavar="N", min=0, help="That decode images; default: one a core."
+        ),
+    ] = None,
     stop_after: Annotated[
         int | None,
         typer.Option("--stop-after", metavar="STEPS", min=1, help="Save and end after so many."),

@@ -45,6 +45,7 @@ class Sums:
     images: int = 0
     loss: float = 0.0
     correct: int = 0
+    damaged: int = 0
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ and a run that goes on is the same run, bit for bit, on the same kind of process
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,8 @@ from alexc.train.checkpoint import Checkpoint, State, Sums
 from alexc.train.data.dataset import Dataset
 from alexc.train.data.loader import batches
 from alexc.train.data.order import chance, share
-from alexc.train.data.uri import form_for, open_data
+from alexc.train.data.photos import told
+from alexc.train.data.uri import form_for, open_data, stored_size
 from alexc.train.evaluate import Scores, evaluate
 from alexc.train.guard import Guard, diagnosis
 from alexc.train.metrics import Metrics
@@ -47,6 +49,7 @@ from alexc.train.run import (
     open_run,
     record_of,
     refuse_unless_same,
+    weights_in,
     write_record,
 )
 from alexc.train.schedule import Plateau, factor
@@ -78,8 +81,8 @@ class Reporter(Protocol):
 class Options:
     """What a run is told beside its recipe; nothing here changes what is learnt but `threads`.
 
-    `processes` decode images where these are not in memory. `stop_after` steps the run ends as if
-    it had been asked to, with a checkpoint.
+    `processes` decode images where these are not in memory; None is one for each core. After
+    `stop_after` steps the run ends as if it had been asked to, with a checkpoint.
     """
 
     out: Path
@@ -87,7 +90,7 @@ class Options:
     weights: Path | None = None
     device: str | None = None
     threads: int | None = None
-    processes: int = 0
+    processes: int | None = None
     stop_after: int | None = None
 
 
@@ -150,7 +153,7 @@ def train(
             help="choose train.batch and train.accumulate so that it divides",
         )
     graph = graph_for_training(net.graph)
-    form = form_for(graph, _stored_size(net, recipe))
+    form = form_for(net, graph, stored_size(net, recipe.resize))
     learnt, tested = open_data(uri, "train", form), open_data(uri, "test", form)
     if len(learnt) < recipe.batch:
         raise fault(
@@ -184,13 +187,6 @@ def train(
         return run.go(stop)
 
 
-def _stored_size(net: Net, recipe: TrainSpec) -> tuple[int, int] | None:
-    if recipe.resize is not None:
-        return recipe.resize
-    said = net.spec.header.preprocess
-    return (said.resize, said.resize) if said is not None and said.resize else None
-
-
 def _start(options: Options, record: RunRecord, workers: Workers) -> Checkpoint | None:
     """The checkpoint to go on from, or None for a new run. Refuses what would be overwritten."""
     if not is_run(options.out):
@@ -209,7 +205,7 @@ def _start(options: Options, record: RunRecord, workers: Workers) -> Checkpoint 
 
 def _first_weights(net: Net, recipe: TrainSpec, options: Options) -> dict[str, NDArray[np.float32]]:
     if options.weights is not None:
-        return store.read(options.weights, net.graph)
+        return store.read(weights_in(options.weights), net.graph)
     layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
     return draw(net.graph, net.spec.header.init, layers, recipe.seed)
 
@@ -306,6 +302,9 @@ class _Run:
         if first:
             self.metrics = Metrics(self.options.out, state.step, self.report.say)
             self.report.begin(self.graph.name, state.step, self.steps, self.per_epoch)
+            for data in (self.learnt, self.tested):
+                if data.damaged:
+                    self.report.say(told(data.damaged))
         if state.finished:
             self.report.say(f"{self.options.out} is finished: all {self.steps:,} steps are done")
             return Outcome(state.step, self.steps, self._test(recipe.views), False, state.best_top1)
@@ -364,8 +363,16 @@ class _Run:
             steps=range(self.state.step, self.steps),
             rank=self.workers.rank,
             workers=self.workers.size,
-            processes=self.options.processes,
+            processes=self._processes(),
         )
+
+    def _processes(self) -> int:
+        """How many processes decode. In each, threads would only take turns."""
+        if self.learnt.in_memory:
+            return 0
+        if self.options.processes is None:
+            return len(os.sched_getaffinity(0))
+        return self.options.processes
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One update of the weights."""
@@ -408,8 +415,10 @@ class _Run:
         self.scaler.update()
         if self.average is not None:
             self._average()
-        state.sums.images += len(labels)
-        state.sums.loss += value * len(labels)
+        known = int((labels >= 0).sum())
+        state.sums.images += known
+        state.sums.damaged += len(labels) - known
+        state.sums.loss += value * known
         state.sums.correct += correct
 
     def _alone(self, more: bool) -> AbstractContextManager[object]:
@@ -490,7 +499,9 @@ class _Run:
         state.plateau_best, state.plateau_waited = plateau.best, plateau.waited
         state.plateau_lowered = plateau.lowered
         sums = state.sums
-        images, loss, correct = self.workers.total(sums.images, sums.loss, sums.correct)
+        images, loss, correct, damaged = self.workers.total(
+            sums.images, sums.loss, sums.correct, sums.damaged
+        )
         values = {
             "train_loss": loss / images,
             "train_top1": correct / images,
@@ -499,6 +510,7 @@ class _Run:
             "top5": scores.top5,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(state.seconds, 3),
+            "damaged": int(damaged),
         }
         state.sums = Sums()
         epoch = state.step // self.per_epoch

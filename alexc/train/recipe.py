@@ -11,6 +11,7 @@ from alexc.diagnostics import AlexcError, Diagnostic, UsageError, usage_fault
 from alexc.frontend import Net
 from alexc.graph.graph import Graph
 from alexc.ops.pointwise import Softmax
+from alexc.passes.prefix import up_to
 from alexc.source import parse, plain
 from alexc.spec.recipe import TrainSpec
 
@@ -77,15 +78,7 @@ def _as_usage(error: ValidationError) -> UsageError:
 def graph_for_training(graph: Graph) -> Graph:
     """The graph up to its first output's logits: a softmax at the end belongs to the loss."""
     output = graph.outputs[0]
-    while isinstance(graph.by_name[output].op, Softmax):
-        (output,) = graph.by_name[output].inputs
-        if output not in graph.by_name:
-            break
-    if output == graph.outputs[0] and len(graph.outputs) == 1:
-        return graph
-    needed = {output}
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    layers = [layer for layer in graph.layers() if layer[0] in needed]
-    return Graph.build(graph.name, graph.input_shape, layers, (output,))
+    node = graph.by_name[output]
+    if isinstance(node.op, Softmax) and node.inputs[0] in graph.by_name:
+        (output,) = node.inputs
+    return graph if graph.outputs == (output,) else up_to(graph, output)

@@ -19,7 +19,7 @@ from alexc.frontend import Net
 from alexc.graph.elaborate import elaborate
 from alexc.spec.parse import spec_from_json
 from alexc.spec.recipe import TrainSpec
-from alexc.train.checkpoint import Checkpoint, latest
+from alexc.train.checkpoint import WEIGHTS, Checkpoint, latest
 
 FILE = "run.json"
 FORMAT = 1
@@ -170,3 +170,12 @@ def _differences(was: Any, given: Any, path: str) -> list[tuple[str, Any, Any]]:
             for difference in _differences(was.get(key), given.get(key), f"{path}.{key}")
         ]
     return [(path, was, given)] if was != given else []
+
+
+def weights_in(path: Path) -> Path:
+    """The weights file that `--weights` names: a file itself, a checkpoint's, or a run's last."""
+    if is_run(path):
+        return open_run(path).last().weights
+    if (inside := path / WEIGHTS).is_file():
+        return inside
+    return path

@@ -3,58 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alexc.bundle import runtime_faults
-from alexc.diagnostics import AlexcError, fault
-from alexc.frontend import outputs_are_probabilities
+from alexc.diagnostics import AlexcError, fault, usage_fault
+from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.elaborate import elaborate
 from alexc.graph.graph import Graph
-from alexc.lower.to_torch import TorchNet, to_torch
-from alexc.spec.model import Preprocess
-from alexc.spec.parse import Spec, spec_from_json
+from alexc.lower.to_torch import to_torch
+from alexc.spec.parse import spec_from_json
 from alexc.spec.recipe import AugmentSpec
 from alexc.train import checkpoint
 from alexc.train.augment import Pixels
 from alexc.train.data.dataset import Dataset
-from alexc.train.data.uri import Split, form_for, open_data
+from alexc.train.data.uri import Split, form_for, open_data, stored_size
 from alexc.train.evaluate import Forward, Scores, evaluate
-from alexc.train.run import open_run
+from alexc.train.run import is_run, open_run
 from alexc.weights import store
+from alexc_runtime.manifest import MANIFEST, WEIGHTS
 
 if TYPE_CHECKING:
     from alexc_runtime import Session
+    from alexc_runtime.manifest import Manifest
+
+Weights = dict[str, NDArray[np.float32]]
 
 
-def score_run(folder: Path, uri: str, split: Any, *, views: int, best: bool) -> Scores:
+def score_run(folder: Path, uri: str, split: Split, *, views: int, best: bool) -> Scores:
     """The accuracy of the run's last checkpoint, or its best, in torch and fp32."""
     run = open_run(folder)
-    run.last()  # a fault where there is none
-    found = checkpoint.best(folder) if best else checkpoint.latest(folder)
-    assert found is not None
+    chosen = run.last()
+    if best:
+        chosen = checkpoint.best(folder) or chosen
     graph = run.net.graph
-    net = trained_net(graph, found.weights)
-    resize = run.recipe.resize
-    data, pixels = _opened(graph, run.net.spec.header.preprocess, uri, split, resize)
-    return _score(net, graph, data, pixels, views)
+    net = to_torch(graph, store.read(chosen.weights, graph))
+    net.eval()
+    data, pixels = _data_of(run.net, uri, split)
+
+    def forward(inputs: Tensor) -> Tensor:
+        outputs = net(inputs)
+        return outputs if isinstance(outputs, Tensor) else outputs[graph.outputs[0]]
+
+    return _score(forward, graph, data, pixels, views)
 
 
 def score_bundle(
-    folder: Path, uri: str, split: Any, *, views: int, engine: str | None
+    folder: Path, uri: str, split: Split, *, views: int, engine: str | None
 ) -> dict[str, Scores]:
     """The accuracy on each engine asked for: by name, `all` that can run here, or the best."""
     import alexc_runtime
     from alexc_runtime.session import ENGINES
 
     with runtime_faults():
-        opened = alexc_runtime.open_bundle(folder)
-    spec, graph = _spec_of(dict(opened.manifest.spec), str(folder))
-    resize = spec.header.train.resize if spec.header.train is not None else None
-    data, pixels = _opened(graph, spec.header.preprocess, uri, split, resize)
+        bundle = alexc_runtime.open_bundle(folder)
+    net = _net_of(bundle.manifest, str(folder))
+    data, pixels = _data_of(net, uri, split)
     names: list[str | None] = [engine]
     if engine == "all":
         names = [name for name, kind in ENGINES.items() if kind.obstacle() is None]
@@ -62,13 +70,34 @@ def score_bundle(
     for name in names:
         try:
             with runtime_faults(), alexc_runtime.open(folder, name) as session:
-                found[session.engine] = _score(_of(session), graph, data, pixels, views)
+                scores = _score(_of(session), net.graph, data, pixels, views)
+                found[session.engine] = scores
         except AlexcError:
             if engine != "all":
                 raise
     if not found:
         raise fault("eval/engine", f"no engine can run {folder} on this machine")
     return found
+
+
+def opened(target: Path, uri: str, split: Split) -> tuple[Graph, Weights, Dataset, Pixels]:
+    """Graph and weights of a run or a bundle, with a data set in the form that it takes.
+
+    Raises UsageError if there is no run, bundle or set.
+    """
+    import alexc_runtime
+
+    if is_run(target):
+        run = open_run(target)
+        net, path = run.net, run.last().weights
+    elif (target / MANIFEST).is_file():
+        with runtime_faults():
+            bundle = alexc_runtime.open_bundle(target)
+        net, path = _net_of(bundle.manifest, str(target)), bundle.path(WEIGHTS)
+    else:
+        raise usage_fault("file/missing", f"{target} is neither a run nor a bundle")
+    data, pixels = _data_of(net, uri, split)
+    return net.graph, store.read(path, net.graph), data, pixels
 
 
 def _of(session: Session) -> Forward:
@@ -91,45 +120,26 @@ def _of(session: Session) -> Forward:
     return forward
 
 
-def trained_net(graph: Graph, weights: Path) -> TorchNet:
-    """The net with the weights of a file, ready to be used."""
-    net = to_torch(graph, store.read(weights, graph))
-    net.eval()
-    return net
-
-
-def _spec_of(data: dict[str, Any], shown_as: str) -> tuple[Spec, Graph]:
-    spec, faults = spec_from_json(data, shown_as)
+def _net_of(manifest: Manifest, shown_as: str) -> Net:
+    """The net that a bundle keeps."""
+    spec, faults = spec_from_json(dict(manifest.spec), shown_as)
     graph = None
     if spec is not None:
         graph, more = elaborate(spec)
         faults += more
     if spec is None or graph is None:
         raise AlexcError(*faults)
-    return spec, graph
+    return Net(spec, graph, manifest.labels, ())
 
 
-def _opened(
-    graph: Graph,
-    preprocess: Preprocess | None,
-    uri: str,
-    split: Split,
-    resize: tuple[int, int] | None,
-) -> tuple[Dataset, Pixels]:
-    size = resize
-    if size is None and preprocess is not None and preprocess.resize:
-        size = (preprocess.resize, preprocess.resize)
-    data = open_data(uri, split, form_for(graph, size))
-    return data, Pixels(graph, preprocess, AugmentSpec(), data.shape)
+def _data_of(net: Net, uri: str, split: Split) -> tuple[Dataset, Pixels]:
+    recipe = net.spec.header.train
+    size = stored_size(net, recipe.resize if recipe is not None else None)
+    data = open_data(uri, split, form_for(net, net.graph, size))
+    return data, Pixels(net.graph, net.spec.header.preprocess, AugmentSpec(), data.shape)
 
 
-def _score(
-    net: TorchNet | Forward, graph: Graph, data: Dataset, pixels: Pixels, views: int
-) -> Scores:
-    def forward(inputs: Tensor) -> Tensor:
-        outputs = net(inputs)
-        return outputs if isinstance(outputs, Tensor) else outputs[graph.outputs[0]]
-
+def _score(forward: Forward, graph: Graph, data: Dataset, pixels: Pixels, views: int) -> Scores:
     return evaluate(
         forward,
         data,

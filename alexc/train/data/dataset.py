@@ -26,17 +26,20 @@ class ImageForm:
 
     `size` is [height, width] that photographs are stored in (the shorter side to it, then the
     centre). Sets of a fixed size ignore it: they are enlarged batch-wise, where that costs less.
+    `labels` are the names of the classes in the order of the net's outputs, where the spec has any.
     """
 
     channels: int
     size: tuple[int, int]
     classes: int
+    labels: tuple[str, ...] | None = None
 
 
 class Dataset(ABC):
     """Labelled images by number, 0 … count − 1. Reading one twice gives the same pixels."""
 
     in_memory: bool = False
+    damaged: tuple[str, ...] = ()  # why images were left out when the set was opened
 
     def __init__(self, name: str, labels: Labels, classes: tuple[str, ...] | None) -> None:
         self.name = name

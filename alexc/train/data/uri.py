@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from alexc.diagnostics import fault, usage_fault
+from alexc.frontend import Net
 from alexc.graph.graph import Graph
-from alexc.train.data import cifar, idx, synthetic
+from alexc.train.data import cifar, folder, hub, idx, shards, synthetic
 from alexc.train.data.dataset import Dataset, ImageForm
 
 Split = Literal["train", "test"]
@@ -25,6 +26,9 @@ SCHEMES: dict[str, Callable[[str, Split, ImageForm], Dataset]] = {
     "mnist": lambda rest, split, form: idx.load("mnist", Path(rest), split, form),
     "fashion-mnist": lambda rest, split, form: idx.load("fashion-mnist", Path(rest), split, form),
     "cifar10": lambda rest, split, form: cifar.load(Path(rest), split, form),
+    "folder": folder.load,
+    "wds": shards.load,
+    "hf": hub.load,
     "synthetic": synthetic.load,
 }
 
@@ -57,7 +61,16 @@ def open_data(uri: str, split: Split, form: ImageForm) -> Dataset:
     return data
 
 
-def form_for(graph: Graph, size: tuple[int, int] | None) -> ImageForm:
+def form_for(net: Net, graph: Graph, size: tuple[int, int] | None) -> ImageForm:
     """What the graph wants of its images, stored in `size` or else in the size of its input."""
     channels, height, width = graph.input_shape
-    return ImageForm(channels, size or (height, width), graph.shapes[graph.outputs[0]][0])
+    classes = graph.shapes[graph.outputs[0]][0]
+    return ImageForm(channels, size or (height, width), classes, net.labels)
+
+
+def stored_size(net: Net, resize: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The size that photographs are stored in: the recipe's word, or the preprocessing's."""
+    if resize is not None:
+        return resize
+    said = net.spec.header.preprocess
+    return (said.resize, said.resize) if said is not None and said.resize else None

@@ -1,0 +1,35 @@
+"""`alexc features`: any layer's activations, for retrieval or a look inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from alexc.cli.terminal import JsonOption, print_json
+
+
+def features(
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's folder, or a bundle's.")
+    ],
+    data: Annotated[str, typer.Option("--data", metavar="URI", help="As `alexc train` takes it.")],
+    layer: Annotated[str, typer.Option("--layer", metavar="NAME", help="Such as fc7.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .safetensors file.")],
+    split: Annotated[
+        Literal["test", "train"], typer.Option("--split", help="Which part of the set.")
+    ] = "test",
+    json: JsonOption = False,
+) -> None:
+    """Write a layer's activations for every image of a set: `features` (n, …) and `labels` (n).
+
+    The images come in the order of the set, one view each, in fp32.
+    """
+    from alexc.train.features import write_features
+
+    written = write_features(target, data, split, layer, out)
+    if json:
+        print_json({"file": str(out), "layer": layer, "shape": list(written)})
+    else:
+        print(f"{out}: {layer}, {'×'.join(map(str, written))}")

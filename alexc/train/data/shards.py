@@ -1,0 +1,204 @@
+"""WebDataset shards: tar files in which `KEY.jpg` and `KEY.cls` are an image and its label.
+
+They are read by place and not as streams: the index of every shard is made when the set is opened,
+so that images come in the order of the run from any step on, whatever the number of workers. (The
+package `webdataset` reads shards as shuffled streams, whose position can't be found again.) What
+`alexc data pack` writes, that package reads too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from alexc.diagnostics import AlexcError, fault, usage_fault
+from alexc.train.data.dataset import Dataset, ImageForm, Images
+from alexc.train.data.folder import numbered
+from alexc.train.data.photo import SUFFIXES, from_bytes
+from alexc.train.data.photos import PhotoDataset, held
+
+CLASSES = "classes.json"
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
+_HELD_OUT = 10
+
+
+class ShardDataset(PhotoDataset):
+    """Images at known places of shards. Each process opens the files for itself."""
+
+    def __init__(
+        self,
+        name: str,
+        shards: list[Path],
+        places: np.ndarray,
+        classes: tuple[str, ...] | None,
+        form: ImageForm,
+    ) -> None:
+        super().__init__(name, places["label"].astype(np.int64), classes, form)
+        self.shards = shards
+        self.places = places
+        self._files: dict[tuple[int, int], int] = {}
+
+    def decode(self, index: int) -> Images:
+        shard, offset, size, _ = self.places[index].tolist()
+        shown = f"{self.shards[shard]}, byte {offset:,}"
+        data = os.pread(self._open(shard), size, offset)
+        return from_bytes(data, shown, self.form.size, self.form.channels)
+
+    def _open(self, shard: int) -> int:
+        key = (os.getpid(), shard)
+        if key not in self._files:
+            self._files[key] = os.open(self.shards[shard], os.O_RDONLY)
+        return self._files[key]
+
+    def __del__(self) -> None:
+        for (process, _), descriptor in getattr(self, "_files", {}).items():
+            if process == os.getpid():
+                os.close(descriptor)
+
+
+_PLACE = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8"), ("label", "i8")])
+
+
+def load(rest: str, split: Literal["train", "test"], form: ImageForm) -> Dataset:
+    """The set of the shards that `rest` names: a folder, a pattern with * or with {0000..0123}.
+
+    In a folder, shards named train-… are to learn from and test-… or val-… to test with. Where
+    there are none to test with, every tenth image is held out. Raises UsageError if there are no
+    shards, and AlexcError if one is damaged.
+    """
+    shards, whole = _found(rest, split)
+    rows = [row for number, path in enumerate(shards) for row in _index(number, path)]
+    if not whole:
+        keep = split == "test"
+        rows = [
+            row for number, row in enumerate(rows) if (number % _HELD_OUT == _HELD_OUT - 1) == keep
+        ]
+    places = np.array(rows, _PLACE)
+    classes = _classes(shards[0].parent)
+    if classes is not None:
+        numbers = numbered(classes, form, f"wds:{rest}")
+        places["label"] = [numbers.get(int(label), int(label)) for label in places["label"]]
+    return held(ShardDataset(f"wds:{rest}", shards, places, classes, form))
+
+
+def _found(rest: str, split: str) -> tuple[list[Path], bool]:
+    """The shards of one part, and whether they are all of it."""
+    folder = Path(rest)
+    if folder.is_dir():
+        for name in _SPLITS[split]:
+            if shards := sorted(folder.glob(f"{name}-*.tar")):
+                return shards, split == "test" or _has_tests(folder)
+        shards = sorted(folder.glob("*.tar"))
+        if shards:
+            return shards, False
+    else:
+        patterns = [rest]
+        if split == "test" and "train" in folder.name:
+            others = [folder.name.replace("train", name) for name in _SPLITS["test"]]
+            patterns = [str(folder.with_name(name)) for name in others] + patterns
+        for pattern in patterns:
+            shards = [path for name in _expanded(pattern) for path in _globbed(Path(name))]
+            if shards:
+                whole = pattern != rest if split == "test" else _has_sibling(folder)
+                return shards, whole
+    raise usage_fault(
+        "data/missing",
+        f"there are no shards {rest}",
+        help="wds:DIR, wds:DIR/train-*.tar or wds:DIR/train-{00000..00012}.tar",
+    )
+
+
+def _has_tests(folder: Path) -> bool:
+    return any(any(folder.glob(f"{name}-*.tar")) for name in _SPLITS["test"])
+
+
+def _has_sibling(pattern: Path) -> bool:
+    """Whether there are shards to test with beside those of a pattern with `train` in its name."""
+    if "train" not in pattern.name:
+        return False
+    return any(
+        any(_globbed(Path(name)))
+        for other in _SPLITS["test"]
+        for name in _expanded(str(pattern.with_name(pattern.name.replace("train", other))))
+    )
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """`a-{08..10}.tar` → `a-08.tar`, `a-09.tar`, `a-10.tar`."""
+    found = _RANGE.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    first, last = found.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _expanded(
+            f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}"
+        )
+
+
+def _globbed(path: Path) -> list[Path]:
+    if any(sign in path.name for sign in "*?["):
+        return sorted(path.parent.glob(path.name))
+    return [path] if path.is_file() else []
+
+
+def _index(number: int, path: Path) -> Iterator[tuple[int, int, int, int]]:
+    """(shard, offset, size, label) of every image in the shard, in its order."""
+    image: tuple[str, int, int] | None = None
+    label: tuple[str, int] | None = None
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                if not member.isfile():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                key = f"{folder}/{stem}"
+                if f".{suffix.lower()}" in SUFFIXES:
+                    image = (key, member.offset_data, member.size)
+                elif suffix in ("cls", "json"):
+                    content = shard.extractfile(member)
+                    assert content is not None
+                    label = (key, _label(content.read(), suffix, path, member.name))
+                if image is not None and label is not None and image[0] == label[0]:
+                    yield number, image[1], image[2], label[1]
+                    image = label = None
+            # A tar file ends in blocks of zeros, which one that was cut short does not have.
+            if path.stat().st_size < shard.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("its end is missing")
+    except (tarfile.TarError, EOFError) as error:
+        raise fault(
+            "data/damaged",
+            f"{path} is damaged: {error}",
+            help="it was not loaded whole: fetch or pack it again",
+        ) from None
+    except OSError as error:
+        raise usage_fault("file/unreadable", f"{path}: {error.strerror or error}") from None
+
+
+def _label(content: bytes, suffix: str, path: Path, name: str) -> int:
+    try:
+        value = json.loads(content) if suffix == "json" else int(content)
+        return int(value["label"] if isinstance(value, dict) else value)
+    except (ValueError, KeyError, TypeError):
+        raise _no_label(path, name, content) from None
+
+
+def _no_label(path: Path, name: str, content: bytes) -> AlexcError:
+    return fault("data/labels", f"{path}: {name} holds {content[:40]!r} and should hold a number")
+
+
+def _classes(folder: Path) -> tuple[str, ...] | None:
+    """The names that `alexc data pack` keeps beside the shards."""
+    try:
+        return tuple(map(str, json.loads((folder / CLASSES).read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,376 @@
+"""What URIs open, in all the forms that data sets come in, and what is said of damaged ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle  # noqa: TID251  (to write what others write; nothing here loads it)
+import struct
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexc.diagnostics import AlexcError, UsageError
+from alexc.train.data import photos
+from alexc.train.data.colours import components
+from alexc.train.data.dataset import ArrayDataset, ImageForm, with_channels
+from alexc.train.data.order import epoch_order, share
+from alexc.train.data.pack import PackOptions, pack
+from alexc.train.data.uri import Split, open_data
+
+GREY = ImageForm(1, (28, 28), 10)
+COLOUR = ImageForm(3, (32, 32), 10)
+PHOTO = ImageForm(3, (24, 20), 4)
+chance = np.random.default_rng(2012)
+
+
+# ---- IDX -----------------------------------------------------------------------------------------
+
+
+def _idx(values: NDArray[np.uint8]) -> bytes:
+    return (
+        struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
+    )
+
+
+def _mnist(folder: Path, *, packed: bool) -> NDArray[np.uint8]:
+    images = chance.integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    for stem in ("train", "t10k"):
+        for kind, values in (
+            ("images-idx3", images),
+            ("labels-idx1", np.arange(7, dtype=np.uint8)),
+        ):
+            data, name = _idx(values), f"{stem}-{kind}-ubyte"
+            if packed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+            else:
+                (folder / name).write_bytes(data)
+    return images
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_idx_files(tmp_path: Path, name: str, packed: bool) -> None:
+    images = _mnist(tmp_path, packed=packed)
+    data = open_data(f"{name}:{tmp_path}", "test", GREY)
+    read, labels = data.read(np.array([5, 2]))
+    np.testing.assert_array_equal(read[..., 0], images[[5, 2]])
+    assert labels.tolist() == [5, 2]
+    assert data.shape == (28, 28, 1)
+    assert data.classes is not None
+    assert len(data.classes) == 10
+
+
+def test_grey_images_for_a_net_that_takes_colour(tmp_path: Path) -> None:
+    images = _mnist(tmp_path, packed=False)
+    data = open_data(f"mnist:{tmp_path}", "train", COLOUR)
+    np.testing.assert_array_equal(data.read(np.array([3]))[0][0, ..., 2], images[3])
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (lambda data: data[:-5], "data/damaged", "it holds 5,483 values and its head says 5,488"),
+        (lambda data: gzip.compress(data)[:-9], "data/damaged", "it can't be unpacked"),
+        (lambda _: b"<!DOCTYPE html>", "data/format", "it begins 3c 21 44 4f"),
+        (lambda _: b"", "data/format", "is no IDX file"),
+    ],
+)
+def test_damaged_idx_files(tmp_path: Path, damage: Any, code: str, words: str) -> None:
+    _mnist(tmp_path, packed=False)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(AlexcError) as caught:
+        open_data(f"mnist:{tmp_path}", "train", GREY)
+    assert caught.value.diagnostics[0].code == code
+    assert words in caught.value.diagnostics[0].message
+
+
+def test_missing_and_misfitting_idx_files(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"holds no train-images-idx3-ubyte, neither plain nor \.gz"
+    ):
+        open_data(f"mnist:{tmp_path}", "train", GREY)
+    _mnist(tmp_path, packed=False)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(np.zeros(6, np.uint8)))
+    with pytest.raises(AlexcError, match="7 train images and 6 labels"):
+        open_data(f"mnist:{tmp_path}", "train", GREY)
+    with pytest.raises(AlexcError, match=r"has the label 6, and the net 4 outputs \(0 … 3\)"):
+        open_data(f"mnist:{tmp_path}", "test", ImageForm(1, (28, 28), 4))
+
+
+# ---- CIFAR-10 ------------------------------------------------------------------------------------
+
+
+def _batches() -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
+    names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
+    return {
+        name: (chance.integers(0, 256, (3, 3, 32, 32), dtype=np.uint8), [number, 9, number + 1])
+        for number, name in enumerate(names)
+    }
+
+
+def _cifar_binary(folder: Path, batches: dict[str, tuple[NDArray[np.uint8], list[int]]]) -> None:
+    for name, (images, labels) in batches.items():
+        rows = [
+            bytes([label]) + image.tobytes() for image, label in zip(images, labels, strict=True)
+        ]
+        (folder / f"{name}.bin").write_bytes(b"".join(rows))
+
+
+def _cifar_python(folder: Path, batches: dict[str, tuple[NDArray[np.uint8], list[int]]]) -> None:
+    inner = folder / "cifar-10-batches-py"
+    inner.mkdir()
+    for name, (images, labels) in batches.items():
+        content = {b"data": images.reshape(len(images), -1), b"labels": labels, b"filenames": []}
+        (inner / name).write_bytes(pickle.dumps(content, protocol=2))
+
+
+def _cifar_sheets(folder: Path, batches: dict[str, tuple[NDArray[np.uint8], list[int]]]) -> None:
+    for name, (images, _) in batches.items():
+        sheet = images.transpose(0, 2, 3, 1).reshape(len(images), 1024, 3)
+        Image.fromarray(sheet).save(folder / f"{name}.png")
+    train = [
+        label for name, (_, labels) in batches.items() if name != "test_batch" for label in labels
+    ]
+    (folder / "train_lables.json").write_text(json.dumps(train))
+    (folder / "test_lables.json").write_text(json.dumps(batches["test_batch"][1]))
+
+
+@pytest.mark.parametrize("write", [_cifar_binary, _cifar_python, _cifar_sheets])
+def test_the_three_forms_of_cifar(tmp_path: Path, write: Any) -> None:
+    batches = _batches()
+    write(tmp_path, batches)
+    train = open_data(f"cifar10:{tmp_path}", "train", COLOUR)
+    test = open_data(f"cifar10:{tmp_path}", "test", COLOUR)
+    assert (len(train), len(test)) == (15, 3)
+    images, labels = train.read(np.array([4]))
+    wanted, numbers = batches["data_batch_2"]
+    np.testing.assert_array_equal(images[0], wanted[1].transpose(1, 2, 0))
+    assert labels.tolist() == [numbers[1]]
+
+
+def test_a_pickle_of_cifar_runs_nothing(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (tmp_path / "exploded",)  # type: ignore[return-value]
+
+    _cifar_python(tmp_path, _batches())
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    path.write_bytes(pickle.dumps({b"data": Bomb(), b"labels": [1]}, protocol=2))
+    with pytest.raises(AlexcError, match="data/damaged"):
+        open_data(f"cifar10:{tmp_path}", "train", COLOUR)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_damaged_cifar(tmp_path: Path) -> None:
+    _cifar_binary(tmp_path, _batches())
+    (tmp_path / "data_batch_3.bin").unlink()
+    with pytest.raises(UsageError, match=r"lacks data_batch_3\.bin"):
+        open_data(f"cifar10:{tmp_path}", "train", COLOUR)
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3000))
+    with pytest.raises(AlexcError, match="3,000 bytes are no multiple of 3073"):
+        open_data(f"cifar10:{tmp_path}", "test", COLOUR)
+
+
+# ---- photographs ---------------------------------------------------------------------------------
+
+COLOURS = {"ant": (200, 10, 10), "bee": (10, 200, 10), "cat": (10, 10, 200)}
+
+
+def _photos(folder: Path, count: int = 11) -> Path:
+    """Plain colours, of all the kinds of files that are found in the wild."""
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            size = (30 + number, 26 + 2 * number)
+            path = folder / name / f"{number:02}.png"
+            picture = Image.new("RGB", size, colour)
+            match number % 4:
+                case 1:
+                    picture.save(path.with_suffix(".jpg"), quality=95)
+                case 2:
+                    picture.convert("RGBA").save(path)
+                case 3 if name == "ant":
+                    picture.convert("CMYK").save(path.with_suffix(".jpg"), quality=95)
+                case _:
+                    picture.save(path)
+    return folder
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool) -> None:
+    monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.25 if in_memory else 0.0)
+    folder = _photos(tmp_path / "set")
+    train, test = (_open(f"folder:{folder}", split) for split in ("train", "test"))
+    assert train.in_memory == in_memory
+    assert (len(train), len(test)) == (30, 3)  # every tenth of each class is held out
+    assert train.classes == ("ant", "bee", "cat")
+    images, labels = train.read(np.arange(30))
+    assert images.shape == (30, 24, 20, 3)
+    assert np.bincount(labels).tolist() == [10, 10, 10]
+    means = images.mean(axis=(1, 2))
+    np.testing.assert_allclose(means, np.array(list(COLOURS.values()))[labels], atol=6)
+
+
+def _open(uri: str, split: Split, form: ImageForm = PHOTO) -> Any:
+    return open_data(uri, split, form)
+
+
+def test_labels_follow_the_names_that_the_spec_gives(tmp_path: Path) -> None:
+    folder = _photos(tmp_path / "set")
+    form = ImageForm(3, (24, 20), 4, ("dog", "cat", "bee", "ant"))
+    assert np.bincount(_open(f"folder:{folder}", "train", form).labels).tolist() == [0, 10, 10, 10]
+    assert _open(f"folder:{folder}", "train", form).labels[0] == 3
+    strange = ImageForm(3, (24, 20), 4, ("dog", "cat", "bee", "emu"))
+    with pytest.raises(AlexcError, match="that the spec's labels don't name: ant"):
+        _open(f"folder:{folder}", "train", strange)
+
+
+def test_damaged_photos_are_counted_listed_and_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _photos(tmp_path / "set")
+    (folder / "bee" / "00.png").write_bytes(b"no photo")
+    whole = (folder / "cat" / "01.jpg").read_bytes()
+    (folder / "cat" / "01.jpg").write_bytes(whole[: len(whole) // 2])
+    train = _open(f"folder:{folder}", "train")
+    assert len(train) == 28
+    assert len(train.damaged) == 2
+    assert "00.png" in photos.told(train.damaged)
+    assert photos.told(train.damaged).startswith("2 damaged images are left out: ")
+    monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.0)
+    streamed = _open(f"folder:{folder}", "train")
+    assert len(streamed) == 30
+    labels = streamed.read(np.arange(30))[1]
+    assert (labels == -1).sum() == 2
+
+
+def test_folders_that_are_no_set(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        _open(f"folder:{tmp_path}/none", "train")
+    with pytest.raises(UsageError, match="should hold one for each class"):
+        _open(f"folder:{tmp_path}", "train")
+    _photos(tmp_path / "set")
+    (tmp_path / "set" / "dog").mkdir()
+    with pytest.raises(AlexcError, match="data/empty-class"):
+        _open(f"folder:{tmp_path / 'set'}", "train")
+
+
+def test_more_classes_than_outputs(tmp_path: Path) -> None:
+    folder = _photos(tmp_path / "set")
+    with pytest.raises(AlexcError, match="has the label 2, and the net 2 outputs"):
+        _open(f"folder:{folder}", "train", ImageForm(3, (24, 20), 2))
+
+
+# ---- shards --------------------------------------------------------------------------------------
+
+
+def _packed(tmp_path: Path, **options: Any) -> Path:
+    folder, out = tmp_path / "set", tmp_path / "shards"
+    if not folder.exists():
+        _photos(folder)
+    done = []
+    pack(
+        folder, out, PackOptions(size=26, images_per_shard=8, **options), lambda *x: done.append(x)
+    )
+    assert done[-1] == (5, 5)
+    return out
+
+
+def test_packed_shards_hold_the_same_set(tmp_path: Path) -> None:
+    out = _packed(tmp_path)
+    names = sorted(path.name for path in out.glob("*.tar"))
+    assert names == ["test-00000.tar", *(f"train-0000{n}.tar" for n in range(4))]
+    train, test = _open(f"wds:{out}", "train"), _open(f"wds:{out}", "test")
+    assert (len(train), len(test)) == (30, 3)
+    images, labels = train.read(np.arange(30))
+    assert train.classes == ("ant", "bee", "cat")
+    np.testing.assert_allclose(
+        images.mean(axis=(1, 2)), np.array(list(COLOURS.values()))[labels], atol=6
+    )
+    for pattern in ("train-*.tar", "train-{00000..00003}.tar"):
+        same = _open(f"wds:{out}/{pattern}", "train")
+        np.testing.assert_array_equal(same.labels, train.labels)
+        assert len(_open(f"wds:{out}/{pattern}", "test")) == 3
+
+
+def test_packing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    out = _packed(tmp_path)
+    before = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+    (out / "train-00001.tar").unlink()
+    (out / "train-00002.tar").unlink()
+    folder = tmp_path / "set"
+    options = PackOptions(size=26, images_per_shard=8)
+    packed = pack(folder, out, options, lambda *_: None)
+    assert (packed.images, packed.shards, packed.made) == (33, 5, 2)
+    assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == before
+    with pytest.raises(AlexcError, match="with other options"):
+        pack(folder, out, PackOptions(size=30, images_per_shard=8), lambda *_: None)
+
+
+def test_damaged_files_are_left_out_of_shards_and_listed(tmp_path: Path) -> None:
+    folder = _photos(tmp_path / "set")
+    (folder / "ant" / "00.png").write_bytes(b"")
+    out = _packed(tmp_path)
+    assert "00.png is empty" in (out / "damaged.txt").read_text()
+    assert len(_open(f"wds:{out}", "train")) == 29
+
+
+def test_damaged_shards(tmp_path: Path) -> None:
+    out = _packed(tmp_path)
+    shard = out / "train-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:1800])
+    with pytest.raises(AlexcError, match="data/damaged"):
+        _open(f"wds:{out}", "train")
+    with pytest.raises(UsageError, match="there are no shards"):
+        _open(f"wds:{tmp_path}/none-*.tar", "train")
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        (tmp_path / "1.cls").write_text("cat")
+        tar.add(tmp_path / "1.cls", "1.cls")
+    with pytest.raises(AlexcError, match="holds b'cat' and should hold a number"):
+        _open(f"wds:{tmp_path}/odd.tar", "train")
+
+
+# ---- what holds for all --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["cifar10:", "nothing", "folder", "ftp:x", "synthetic:-1"])
+def test_uris_that_name_nothing(uri: str) -> None:
+    with pytest.raises(UsageError, match="data/uri"):
+        _open(uri, "train")
+
+
+def test_grey_from_colour_is_itu_r_601() -> None:
+    pixels = np.array([[[[255, 0, 0], [0, 255, 0], [0, 0, 255], [7, 7, 7]]]], np.uint8)
+    assert with_channels(pixels, 1).reshape(-1).tolist() == [76, 150, 29, 7]
+
+
+def test_an_epoch_shows_every_image_once_and_each_another_order() -> None:
+    first, second = epoch_order(7, 0, 1000), epoch_order(7, 1, 1000)
+    assert sorted(first) == list(range(1000))
+    assert first.tolist() != second.tolist()
+    assert epoch_order(7, 0, 1000).tolist() == first.tolist()
+    assert epoch_order(8, 0, 1000).tolist() != first.tolist()
+    parts = [first[:24][share(24, rank, 3)] for rank in range(3)]
+    assert np.concatenate(parts).tolist() == first[:24].tolist()
+
+
+def test_the_colours_of_a_set_are_its_principal_components() -> None:
+    values = np.array([0.05, 0.004, 0.001])
+    vectors, _ = np.linalg.qr(chance.normal(size=(3, 3)))
+    drawn = chance.normal(size=(40, 16, 12, 3)) * np.sqrt(values) @ vectors.T
+    pixels = np.clip(np.rint(255 * (0.5 + drawn)), 0, 255).astype(np.uint8)
+    found = components(ArrayDataset("drawn", pixels, np.zeros(40, np.int64)))
+    flat = pixels.reshape(-1, 3) / 255
+    np.testing.assert_allclose(found.mean, flat.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(found.std, flat.std(axis=0), atol=1e-12)
+    matrix = np.array(found.eigenvectors)
+    rebuilt = matrix.T @ np.diag(found.eigenvalues) @ matrix
+    np.testing.assert_allclose(rebuilt, np.cov(flat.T, bias=True), atol=1e-12)
+    assert list(found.eigenvalues) == sorted(found.eigenvalues, reverse=True)
