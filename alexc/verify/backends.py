@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -322,25 +323,40 @@ class OpenVino(_OnnxBackend):
         return self._run(self._compile(network), {INPUT: images})
 
     def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
-        """All layers in one model; one by one if that fails."""
-        try:
-            return list(self._alone_together(trials))
-        except BackendFault as together:
-            if len(trials) == 1:
-                return [BackendFault(together.message, trials[0].node.name)]
-        results: list[Tensor | BackendFault] = []
+        """Quantized layers one by one, and all others in one model, or one by one if that fails."""
+        plain = [trial for trial in trials if trial.node.name not in self.graph.quantized]
+        found: dict[str, Tensor | BackendFault] = {}
+        with suppress(BackendFault):
+            found.update(self._alone_together(plain, fixed=False))
         for trial in trials:
-            results += self.alone([trial])
-        return results
+            if trial.node.name not in found:
+                found.update(self._alone_by_itself(trial))
+        return [found[trial.node.name] for trial in trials]
 
-    def _alone_together(self, trials: Sequence[Trial]) -> list[Tensor]:
+    def _alone_by_itself(self, trial: Trial) -> Mapping[str, Tensor | BackendFault]:
+        name = trial.node.name
+        try:
+            # Of weights that are fed it makes integers in another way than of its own.
+            return self._alone_together([trial], fixed=name in self.graph.quantized)
+        except BackendFault as fault:
+            return {name: BackendFault(fault.message, name)}
+
+    def _alone_together(self, trials: Sequence[Trial], *, fixed: bool) -> Tensors:
         from alexc.verify.onnx_parts import detached
 
+        if not trials:
+            return {}
+        feeds = _feeds(trials)
+        weights = {
+            whole: feeds[whole]
+            for trial in trials
+            for whole in trial.node.parameter_names().values()
+            if fixed
+        }
         nodes = [trial.node for trial in trials]
-        data, unread = detached(self.model, self.graph, nodes)
-        feeds = {name: array for name, array in _feeds(trials).items() if name not in unread}
-        results = self._run(self._compile(data), feeds)
-        return [results[node.name] for node in nodes]
+        data, unread = detached(self.model, self.graph, nodes, weights)
+        feeds = {n: a for n, a in feeds.items() if n not in unread and n not in weights}
+        return self._run(self._compile(data), feeds)
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
         return self._run(self._compiled, {INPUT: images})

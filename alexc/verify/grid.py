@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.quantization import Quantization, distance_to_tie, on_grid
+from alexc.graph.quantization import LARGEST, Quantization, distance_to_tie, on_grid
 from alexc.ops.base import Array
 from alexc.verify.precision import FP32
 
@@ -71,7 +71,8 @@ def settled(value: Array, allowed: Array, grid: Quantization | None) -> tuple[Ar
     """The result of a layer alone on its grid, and what is tolerated there.
 
     `allowed` is the tolerance before rounding: where that reaches over a tie, the neighbour on the
-    grid is right too, and elsewhere only the float32 product of step and integer can err.
+    grid is right too, and elsewhere only the float32 product of step and integer can err, or where
+    the grid is told by its ends, a multiple of their distance.
     """
     if grid is None or grid.output_step is None:
         return value, allowed
@@ -79,4 +80,6 @@ def settled(value: Array, allowed: Array, grid: Quantization | None) -> tuple[Ar
     bias = grid.input_step * weight_steps(grid, value[0])
     undecided = distance_to_tie(value, grid.output_step, grid.format) <= allowed + bias / 2
     rounded = result_on_grid(value, grid)
-    return rounded, undecided * grid.output_step + np.abs(rounded) * 2 * FP32.result
+    width = 2 * LARGEST[grid.format] * grid.output_step
+    exact = np.full(rounded.shape, 4 * FP32.result * width)
+    return rounded, np.where(undecided, exact + grid.output_step, exact)

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alexc.graph.graph import Graph, Node
 
 if TYPE_CHECKING:
@@ -35,13 +38,19 @@ def given_name(layer: str, source: str) -> str:
     return f"{source} -> {layer}"
 
 
-def detached(model: Path, graph: Graph, layers: Sequence[Node]) -> tuple[bytes, set[str]]:
+def detached(
+    model: Path,
+    graph: Graph,
+    layers: Sequence[Node],
+    fixed: Mapping[str, NDArray[np.float32]] | None = None,
+) -> tuple[bytes, set[str]]:
     """The model's layers side by side, each with inputs and weights of its own to be fed.
 
+    The weights in `fixed` are written into the model instead; some kernels take only constants.
     Also returns the names that would be fed but that no layer reads: a weight that the model does
     not use shows in the results.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     whole = _load(model)
     producers = {name: node for node in whole.graph.node for name in node.output}
@@ -68,7 +77,10 @@ def detached(model: Path, graph: Graph, layers: Sequence[Node]) -> tuple[bytes, 
             """The name here of a tensor that a node of this layer reads."""
             if name in own:
                 return own[name]
-            if name in weights:
+            if fixed is not None and name in fixed:
+                constants[name] = numpy_helper.from_array(fixed[name], name)
+                own[name] = name
+            elif name in weights:
                 own[name] = fed(name, list(weights[name].shape))
             elif (source := stands_for.get(name)) is not None:
                 given = fed(given_name(layer.name, source), ["batch", *graph.shapes[source]])
@@ -103,7 +115,7 @@ def detached(model: Path, graph: Graph, layers: Sequence[Node]) -> tuple[bytes, 
         nodes, "detached", list(inputs.values()), outputs, list(constants.values())
     )
     parts = helper.make_model(body, opset_imports=whole.opset_import, ir_version=whole.ir_version)
-    return bytes(parts.SerializeToString()), wanted - set(inputs)
+    return bytes(parts.SerializeToString()), wanted - set(inputs) - set(constants)
 
 
 def _stands_for(graph: Graph, producers: dict[str, onnx.NodeProto]) -> dict[str, str]:

@@ -100,6 +100,7 @@ def _weighted_sum(call: Call) -> Rounding:
     assert call.squares is not None
     largest_weight = max(float(weight.max()), -float(weight.min()))
     way = call.value**2
+    bias = np.zeros(())
     if "bias" in call.parameters:
         bias = call.parameters["bias"].astype(np.float64).reshape(-1, *[1] * (way.ndim - 2))
         product = bias * call.value
@@ -110,6 +111,7 @@ def _weighted_sum(call: Call) -> Rounding:
     wandering = np.sqrt(VARIANCE * call.squares / 6) * roots
     if precision.operand or precision.result > precision.sum:
         operands = 2 * VARIANCE * precision.operand**2 * call.squares
+        operands = operands + WORST_VARIANCE * precision.operand**2 * bias**2
         result = WORST_VARIANCE * precision.result**2 * call.value**2
         sigma = np.sqrt(sigma**2 + operands + result)
     # Σ|products| ≤ √(n · Σ products²)
@@ -225,11 +227,12 @@ def _lrn(call: Call) -> Rounding:
     squares = _window_sums(op, values * values)
     denominator = op.k + op.alpha_per_element * squares
     walk = np.sqrt(2 * np.cumsum(denominator**2, axis=1)) if op.region == "across_channels" else 0.0
-    of_denominator = u * (
-        math.sqrt(op.window_elements + 4) + np.maximum(walk / denominator, 1.0)
-    ) * math.sqrt(WORST_VARIANCE) + precision.tiny * (op.window_elements + 1) * (
-        1 + op.alpha_per_element
-    ) / denominator
+    of_denominator = (
+        u
+        * (math.sqrt(op.window_elements + 4) + np.maximum(walk / denominator, 1.0))
+        * math.sqrt(WORST_VARIANCE)
+        + precision.tiny * (op.window_elements + 1) * (1 + op.alpha_per_element) / denominator
+    )
     logarithm = np.abs(np.log(denominator))
     relative = (
         op.beta * (of_denominator + u * logarithm) + 2 * u + precision.operand + precision.result
@@ -317,17 +320,17 @@ def _softmax(call: Call) -> Rounding:
     # What a rounding of one power does to all results of its sum is covered by `below` at the
     # largest results; elsewhere it adds the average of the others' errors.
     spread = (call.value * relative).sum(axis=1, keepdims=True)
-    return Rounding(
-        call.value * (relative + spread), precision.tiny, _per_image(magnitude)
-    )
+    return Rounding(call.value * (relative + spread), precision.tiny, _per_image(magnitude))
 
 
 def _add(call: Call) -> Rounding:
     """Each addition rounds a partial sum, which is at most the sum of magnitudes."""
     magnitude = sum((np.abs(values) for values in call.inputs), np.zeros(()))
     roundings = math.sqrt(len(call.inputs) - 1) * call.precision.sum
-    sigma = magnitude * (roundings + call.precision.operand + call.precision.result) * math.sqrt(
-        WORST_VARIANCE
+    sigma = (
+        magnitude
+        * (roundings + call.precision.operand + call.precision.result)
+        * math.sqrt(WORST_VARIANCE)
     )
     return Rounding(sigma, len(call.inputs) * call.precision.tiny, _per_image(magnitude))
 
