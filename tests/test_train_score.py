@@ -1,4 +1,4 @@
-"""After training: the accuracy of run and bundle, what builds take, features, pictures, commands."""
+"""After training: accuracy of run and bundle, what builds take, features, pictures, commands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from alexc.diagnostics import UsageError
 from alexc.train import checkpoint
+from alexc.train.run import open_run
 from tests.command_line import Alexc, alexc
 from tests.train_nets import DATA, SMALL, run, small_net
 
@@ -110,8 +111,6 @@ def test_what_is_no_run(tmp_path: Path, alexc: Alexc) -> None:
     assert alexc("eval", tmp_path, "--data", DATA).status == 2
     assert alexc("eval", tmp_path, "--data", DATA, "--engine", "onnxruntime").status == 2
     with pytest.raises(UsageError, match="run/missing"):
-        from alexc.train.run import open_run
-
         open_run(tmp_path)
 
 
