@@ -11,9 +11,11 @@ from alexc.graph.facts import check_facts, check_precisions
 from alexc.graph.graph import Graph
 from alexc.graph.lint import lint
 from alexc.ops.pointwise import Softmax
-from alexc.source import MAX_BYTES, Listing, Scalar
+from alexc.source import Listing, Scalar
 from alexc.spec.merge import project_root, resolve_path
 from alexc.spec.parse import Spec, load_spec
+
+MAX_LABEL_BYTES = 4_000_000  # ImageNet's 21,841 classes take half a megabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +141,11 @@ def _labels(spec: Spec, graph: Graph | None, faults: list[Diagnostic]) -> tuple[
         try:
             file = resolve_path(node, owner, project_root(owner), "labels/file")
             with file.open("rb") as stream:
-                text = stream.read(MAX_BYTES + 1)
-            if len(text) > MAX_BYTES:
-                message = f"{node.value} is larger than {MAX_BYTES:,} bytes: no list of labels"
+                text = stream.read(MAX_LABEL_BYTES + 1)
+            if len(text) > MAX_LABEL_BYTES:
+                message = (
+                    f"{node.value} is larger than {MAX_LABEL_BYTES:,} bytes: no list of labels"
+                )
                 faults.append(Diagnostic("labels/file", message, node.place))
             else:
                 labels = tuple(text.decode().splitlines())

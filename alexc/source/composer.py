@@ -107,10 +107,10 @@ class _Composer:
     # ---- values ----------------------------------------------------------------------------------
 
     def _scalar(self, event: _Event) -> Scalar:
-        self._check_tag(event)
         raw: str = event.value
         place = self._place(event)
-        if not event.implicit[0]:  # quoted, or tagged as text
+        if not event.implicit[0]:  # quoted, or tagged
+            self._check_tag(event)
             return Scalar(raw, raw, place)
         if not raw and self._stack and self._stack[-1].key is not None:
             place = self._stack[-1].key[1]  # a value that isn't there is shown by its key
@@ -222,7 +222,7 @@ class _Composer:
         start, end = event.start_mark, event.end_mark
         line, column = start.line, start.column
         text = self._source.lines[line] if line < len(self._source.lines) else ""
-        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+        if text[column : column + 1] in ("&", "!"):
             properties = _PROPERTIES.match(text, column)
             column = properties.end() if properties else column
         length = end.column - column if end.line == line else len(text) - column

@@ -9,7 +9,7 @@ from alexc.diagnostics import AlexcError, Diagnostic, Place, SourceText, UsageEr
 from alexc.source.composer import compose
 from alexc.source.tree import Mapping
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 500_000
 
 # What YAML 1.2 allows in a file (its section 5.1), but for the three characters that YAML 1.1 took
 # for line breaks: the parser still does.

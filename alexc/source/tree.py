@@ -9,7 +9,7 @@ from typing import Any
 from alexc.diagnostics import Place
 
 MAX_DEPTH = 32
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from itertools import combinations, islice
 
 _LONGEST_WORD = 64
 _LONGEST_FOR_TWO = 20  # beyond, only one letter is left out: the ways to leave out two are too many
-_MOST_CANDIDATES = 16  # of one spelling: conv1, conv2, … are all one letter from `conv`
+_MOST_CANDIDATES = 8  # of one spelling: conv1, conv2, … are all one letter from `conv`
 _FEW_NAMES = 64  # so many can be compared one by one with the start of a word
 _LEAST_RATIO = 0.6
 
@@ -32,8 +32,11 @@ class Names:
         if not folded or len(folded) > _LONGEST_WORD:
             return None
         near: dict[str, None] = {}
-        for spelling in _shortened(folded, 2):
-            near.update(dict.fromkeys(self._spellings.get(spelling, ())))
+        for count in range(3):
+            for spelling in _shortened(folded, count):
+                near.update(dict.fromkeys(self._spellings.get(spelling, ())))
+            if near:  # with fewer letters left out it is nearer
+                break
         if len(self._names) <= _FEW_NAMES and len(folded) >= 3:
             for name in self._names:
                 # `kernel` for kernel_size, `conv2d` for conv
@@ -53,7 +56,8 @@ class Names:
     def _spellings(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for name in self._names:
-            for spelling in _shortened(_fold(name), 1):
+            folded = _fold(name)
+            for spelling in (folded, *_shortened(folded, 1)):
                 names = found.setdefault(spelling, [])
                 if len(names) < _MOST_CANDIDATES and name not in names:
                     names.append(name)
@@ -65,13 +69,12 @@ def _fold(word: str) -> str:
     return "".join(c for c in word.casefold() if c.isalnum())
 
 
-def _shortened(word: str, most: int) -> Iterator[str]:
-    """The word, and what is left of it without up to `most` letters, at least two thirds of it."""
-    if len(word) > _LONGEST_FOR_TWO:
-        most = 1
-    for count in range(min(most, len(word) // 3) + 1):
-        for left in combinations(word, len(word) - count):
-            yield "".join(left)
+def _shortened(word: str, count: int) -> Iterator[str]:
+    """What is left of the word without `count` letters, if that is two thirds of it or more."""
+    if count > len(word) // 3 or (count > 1 and len(word) > _LONGEST_FOR_TWO):
+        return
+    for left in combinations(word, len(word) - count):
+        yield "".join(left)
 
 
 def listing(names: Iterable[str], joint: str = "and", *, most: int = 20) -> str:
@@ -84,5 +87,7 @@ def listing(names: Iterable[str], joint: str = "and", *, most: int = 20) -> str:
 
 def clip(text: str, most: int = 60) -> str:
     """A word of the file as a message can hold it: on one line, printable, not too long."""
+    if len(text) <= most and text.isprintable():
+        return text
     shown = "".join(c if c.isprintable() else "�" for c in text[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1] + "…"
