@@ -22,7 +22,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Caffe: .prototxt (a net's or a solver's) or .caffemodel.",
+            help="Caffe: .prototxt (a net's or a solver's) or .caffemodel; ONNX: .onnx; PyTorch: "
+            ".pth, .pt or .safetensors; the 2012 release: a layer file, .cfg.",
         ),
     ],
     out: Annotated[
@@ -49,6 +50,18 @@ def import_(
             "--mean", metavar="FILE|B,G,R", help="Caffe: the mean image, or the mean of channels."
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", metavar="SPEC", help="PyTorch: the net that the weights are of."),
+    ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            "--params",
+            metavar="FILE",
+            help="2012 release: the layers' parameters; default: layer-params… beside the layers.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the spec and the weights if they exist.")
     ] = False,
@@ -63,7 +76,7 @@ def import_(
     from alexc.importers.formats import read_foreign
     from alexc.importers.writer import write
 
-    request = Request(weights=weights, input_shape=_shape(input_shape), mean=mean, partial=partial)
+    request = Request(weights, _shape(input_shape), mean, partial, like, params)
     imported = write(read_foreign(file, request), out, replace=force)
     print_diagnostics(imported.foreign.warnings)
     if json:

@@ -13,6 +13,9 @@ ENDINGS = {
     ".pbtxt": "caffe",
     ".caffemodel": "caffe",
     ".onnx": "onnx",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".safetensors": "torch",
 }
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 
@@ -30,6 +33,10 @@ def read_foreign(path: Path, request: Request, format: str | None = None) -> For
             from alexc.importers.onnx_model.read import read_onnx
 
             return read_onnx(path, request)
+        case "torch":
+            from alexc.importers.torch_state import read_torch
+
+            return read_torch(path, request)
         case _:
             raise usage_fault(
                 "import/format",

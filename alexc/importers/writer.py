@@ -27,6 +27,7 @@ from alexc.importers.foreign import ForeignNet
 from alexc.ops.base import Op, Padding
 from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Softmax
+from alexc.spec.merge import project_root
 from alexc.spec.model import InitSpec, LayerInit
 from alexc.spec.names import listing
 from alexc.spec.write import to_yaml
@@ -121,6 +122,8 @@ def describe(foreign: ForeignNet, spec: Path) -> dict[str, Any]:
     source = f"{foreign.tool} {files} {listing(path.name for path in foreign.files)}"
     data: dict[str, Any] = {"alexc": 1, "name": _net_name(foreign.name, spec)}
     if foreign.extends is not None:
+        if not foreign.extends.resolve().is_relative_to(project_root(spec)):
+            return _without_base(foreign.extends) | data | {"source": source}
         base = Path(os.path.relpath(foreign.extends.resolve(), spec.resolve().parent))
         data |= {"extends": base.as_posix(), "source": source}
         return data
@@ -144,6 +147,15 @@ def describe(foreign: ForeignNet, spec: Path) -> dict[str, Any]:
     if allowed:
         data["allow"] = allowed
     return data
+
+
+def _without_base(base: Path) -> dict[str, Any]:
+    """A spec that another may not extend from where it is, written out with all that it says."""
+    net = load_net(base)
+    data = {"alexc": 1, "name": "", "source": "", **net.spec.to_json()}
+    if net.labels is not None:
+        data["labels"] = list(net.labels)  # a file would be looked for beside the new spec
+    return {key: value for key, value in data.items() if key not in ("extends", "blocks")}
 
 
 def _net_name(name: str | None, spec: Path) -> str:
