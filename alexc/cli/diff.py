@@ -12,6 +12,7 @@ from alexc.cli.terminal import JsonOption, console, print_json
 from alexc.frontend import load_net
 from alexc.graph.diff import LayerChange
 from alexc.graph.diff import diff as compare
+from alexc.spec.write import to_flow
 
 
 def diff(
@@ -40,8 +41,8 @@ def diff(
         return
     _print_changes(changes)
     for name, (was, now) in totals.items():
-        change = f" ({now - was:+,})" if was != now else ""
-        out.print(f"{name:<10} {was:,} → {now:,}{change}")
+        change = f"{was:,} → {now:,} ({now - was:+,})" if was != now else f"{now:,} in both"
+        out.print(f"{name:<10} {change}")
 
 
 def _print_changes(changes: list[LayerChange]) -> None:
@@ -79,4 +80,6 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return "×".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return to_flow(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

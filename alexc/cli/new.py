@@ -9,26 +9,32 @@ from typing import Annotated
 import typer
 
 from alexc.cli.terminal import JsonOption, print_json
-from alexc.diagnostics import usage_fault
-from alexc.frontend import load_net
+from alexc.diagnostics import AlexcError, usage_fault
+from alexc.frontend import Net, load_net
 from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
+from alexc.spec.merge import project_root
+from alexc.spec.write import to_flow
+
+# The language's schema, which editors complete from, where a project keeps it.
+_SCHEMA = Path("docs") / "alexc.schema.json"
 
 _TEMPLATE = """\
-alexc: 1
+{modeline}alexc: 1
 name: {name}
 extends: {base}
 source: a variant of {parent}
 description: what it is for
 
-# Write only what differs from {base_name}. For example:
+# Write only what differs from {parent}. For example:
 #
 #   layers:
-#     {layer}: {{{field}}}          # change a field
-#     {other}: null                 # remove a layer
-#     my_relu: {{op: relu, after: {layer}}}   # put one in
+#     {layer}: {change}
+#     {last}: null
+#     extra: {{op: relu, after: {layer}}}
 #
-# `alexc diff {base} {file}` shows what came of it.
+# changes a field, removes a layer, and puts a new one in.
+# `alexc diff {typed_base} {typed}` shows what came of it.
 
 expect:
   parameters: {parameters}
@@ -45,24 +51,51 @@ def new(
     json: JsonOption = False,
 ) -> None:
     """Write a new spec that extends another, ready to be changed. It passes `alexc check`."""
+    _refuse_bad_name(name)
     net = load_net(base)
     path = out if out is not None else base.parent / f"{name}.yaml"
-    _refuse_bad_name(name)
+    _write(path, _text(name, base, path, net))
+    try:
+        load_net(path)
+    except AlexcError:  # a file in another project, say, that may not extend this one
+        path.unlink()
+        raise
+    if json:
+        print_json({"file": str(path), "extends": str(base)})
+    else:
+        shape = format_shape(net.graph.input_shape)
+        print(f"{path}: a variant of {net.graph.name} ({shape}); say in it what differs")
+
+
+def _text(name: str, base: Path, path: Path, net: Net) -> str:
     nodes = net.graph.nodes
     layer = next((node for node in nodes if isinstance(node.op, Conv)), nodes[0])
     op = layer.op
-    field = f"out_channels: {2 * op.out_channels}" if isinstance(op, Conv) else f"op: {op.kind}"
-    text = _TEMPLATE.format(
-        name=name,
-        base=Path(os.path.relpath(base.resolve(), path.resolve().parent)).as_posix(),
-        base_name=base.name,
+    change = {"out_channels": 2 * op.out_channels} if isinstance(op, Conv) else {"op": "tanh"}
+    folder = path.resolve().parent
+    schema = project_root(path) / _SCHEMA
+    modeline = ""
+    if schema.is_file():
+        modeline = f"# yaml-language-server: $schema={_relative(schema, folder)}\n"
+    return _TEMPLATE.format(
+        modeline=modeline,
+        name=to_flow(name),
+        base=to_flow(_relative(base.resolve(), folder)),
         parent=net.graph.name,
         layer=layer.name,
-        field=field,
-        other=nodes[-1].name,
-        file=path.name,
+        change=to_flow(change),
+        last=nodes[-1].name,
+        typed_base=base,
+        typed=path,
         parameters=net.graph.parameter_count,
     )
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return Path(os.path.relpath(file, folder)).as_posix()
+
+
+def _write(path: Path, text: str) -> None:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -72,11 +105,6 @@ def new(
         ) from None
     except OSError as error:
         raise usage_fault("new/unwritable", f"{path}: {error.strerror}") from None
-    shape = format_shape(net.graph.input_shape)
-    if json:
-        print_json({"file": str(path), "extends": str(base)})
-    else:
-        print(f"{path}: a variant of {net.graph.name} ({shape}); say what differs in it")
 
 
 def _refuse_bad_name(name: str) -> None:
@@ -84,5 +112,5 @@ def _refuse_bad_name(name: str) -> None:
         raise usage_fault(
             "new/name",
             f"{name!r} can't name a net",
-            help="letters, digits, _, . and -, a letter or digit first",
+            help="letters, digits, _, . and -, a letter, digit or _ first",
         )

@@ -29,7 +29,9 @@ def diff(old: Graph, new: Graph) -> list[LayerChange]:
         elif after is None and before is not None:
             changes.append(LayerChange(name, "removed", _facts(before), {}))
         elif before is not None and after is not None:
-            was, now = _facts(before), _facts(after)
+            # Of one op all fields are compared, so that a default is shown where the other differs.
+            same = before.op.kind == after.op.kind
+            was, now = _facts(before, all_fields=same), _facts(after, all_fields=same)
             keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
             if keys:
                 pick = {key: was[key] for key in keys if key in was}
@@ -41,9 +43,9 @@ def diff(old: Graph, new: Graph) -> list[LayerChange]:
     return changes
 
 
-def _facts(node: Node) -> dict[str, Any]:
-    """What a reader compares: the op, its fields that aren't defaults, inputs and sizes."""
-    fields = node.op.model_dump(mode="json", exclude_defaults=True)
+def _facts(node: Node, *, all_fields: bool = False) -> dict[str, Any]:
+    """What a reader compares: the op, its fields (or those that aren't defaults), inputs, sizes."""
+    fields = node.op.model_dump(mode="json", exclude_defaults=not all_fields)
     facts = {"op": node.op.kind, **fields, "inputs": ", ".join(node.inputs)}
     facts["output"] = format_shape(node.shape)
     if node.parameter_count:
