@@ -135,9 +135,7 @@ def _conv(shape: Shape, generator: Rng) -> Op:
 def _linear(shape: Shape, generator: Rng) -> Op:
     if len(shape) != 1:
         raise _Unfit
-    return Linear(
-        out_features=_integer(generator, 1, 40), bias=bool(generator.random() < 0.8)
-    )
+    return Linear(out_features=_integer(generator, 1, 40), bias=bool(generator.random() < 0.8))
 
 
 def _max_pool(shape: Shape, generator: Rng) -> Op:

@@ -51,12 +51,15 @@ class Trial:
 
 
 class BackendFault(Exception):  # noqa: N818  (it becomes a row of the report)
-    """A backend could not compute what was asked; `layer` where it is known."""
+    """A backend could not compute what was asked: `layer` where it is known, `tensors` so far."""
 
-    def __init__(self, message: str, layer: str | None = None) -> None:
+    def __init__(
+        self, message: str, layer: str | None = None, tensors: Tensors | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.layer = layer
+        self.tensors = tensors or {}
 
 
 class Unsupported(BackendFault):
@@ -152,7 +155,7 @@ class Torch(Backend):
             with torch.inference_mode():
                 self.net(torch.from_numpy(images))
         except Exception as error:
-            raise BackendFault(_first_line(error), entered[0] or None) from error
+            raise BackendFault(_first_line(error), entered[0] or None, found) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -202,7 +205,7 @@ class _OnnxBackend(Backend):
         return self.subject.model
 
     def parameters(self) -> None:
-        """They are the file's, which is examined without any backend."""
+        """They are the file's, which is looked at without any backend: see `onnx_parts`."""
 
     def _exotic(self) -> str | None:
         """The number format of the model that not every backend has kernels for, or None."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,8 @@ from alexc.graph.quantization import LARGEST
 from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
-from alexc.verify.backends import BACKENDS, Backend, BackendFault, Subject, Trial, Unsupported
+from alexc.verify.answers import Answer, Request, answers, different_weights
+from alexc.verify.backends import BACKENDS, Backend, Subject, Trial
 from alexc.verify.compare import compare, first_divergence
 from alexc.verify.grid import off_ties, weight_steps
 from alexc.verify.precision import as_kept, of_layers
@@ -72,6 +75,7 @@ def verify(
         say("computing the reference in the model's precision")
         narrow = _Standard(written, weights, images, seed)
     subject = Subject(graph, weights, model, written or inference(graph))
+    in_file = None
     results: list[BackendResult] = []
     rows: list[Row] = []
     accuracies: list[Accuracy] = []
@@ -81,17 +85,33 @@ def verify(
             results.append(BackendResult(kind.name, status, None))
             continue
         say(f"running {kind.name}")
-        backend = kind(subject)
-        result, found = _run(backend, narrow if kind.reads_model else plain)
-        results.append(result)
-        rows += found
-        if narrow is not plain and kind.reads_model and result.passed is not None:
+        standard = narrow if kind.reads_model else plain
+        exact = None
+        if narrow is not plain and kind.reads_model:
             exact = samples or Samples(images, plain.expected.values)
-            accuracies += _accuracy(backend, exact)
+        backend = kind(subject)
+        findings = _Findings(kind, backend.graph, standard)
+        request = _request(kind, subject, standard, exact.images if exact else None)
+        for answer in answers(backend, lambda request=request: request):  # type: ignore[misc]
+            findings.take(answer)
+        if kind.reads_model and model is not None:
+            if in_file is None:
+                from alexc.verify.onnx_parts import parameters
+
+                in_file = different_weights(weights, parameters(model, subject.written))
+            findings.weights(in_file)
+        result = findings.result()
+        results.append(result)
+        if result.passed is not None:
+            rows += findings.rows
+        if exact is not None:
+            accuracies += [
+                Accuracy.of(kind.name, name, got, exact.exact[name])
+                for name, got in findings.samples.items()
+            ]
     asked = set(backends or ())
     ran = [result for result in results if result.passed is not None]
     passed = bool(ran) and all(result.passed for result in ran)
-    passed = passed and all(row.passed for row in rows)
     passed = passed and all(r.passed is not None for r in results if r.backend in asked)
     if model is not None:
         passed = passed and any(BACKENDS[result.backend].reads_model for result in ran)
@@ -206,119 +226,115 @@ def _over_the_grid(
     return [inputs[0] * scale, *inputs[1:]]
 
 
-def _run(backend: Backend, standard: _Standard) -> tuple[BackendResult, list[Row]]:
-    """Everything that one backend is asked for, compared."""
-    rows: list[Row] = []
-    status = "ran"
-    try:
-        backend.open()
-        rows += _parameters(backend)
-        for group in standard.trials:
-            rows += _alone(backend, group)
-        rows += _end_to_end(backend, standard)
-        rows += _shipped(backend, standard)
-    except Unsupported as limit:
-        return BackendResult(backend.name, f"not run: {limit.message}", None), []
-    except BackendFault as fault:
-        status = f"failed: {fault.message}"
-    passed = status == "ran" and all(row.passed for row in rows)
-    return BackendResult(backend.name, status, passed), rows
+def _request(
+    backend: type[Backend], subject: Subject, standard: _Standard, samples: Any
+) -> Request:
+    """What a backend is asked: every layer of its graph, which may have no dropout any more."""
+    graph = subject.written if backend.reads_model else subject.graph
+    alone, provoked = (
+        [
+            Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
+            for node in graph.nodes
+        ]
+        for group in standard.trials
+    )
+    return Request(standard.images, alone, provoked, samples)
 
 
-def _accuracy(backend: Backend, samples: Samples) -> list[Accuracy]:
-    """How far each output of the shipped model lies from that of the graph in fp32."""
-    try:
-        found = backend.shipped(samples.images)
-    except BackendFault:  # it ran before, and there is a row that says how
-        return []
-    return [
-        Accuracy.of(backend.name, name, found[name], samples.exact[name])
-        for name in backend.graph.outputs
-        if name in found
-    ]
+class _Findings:
+    """What the answers of one backend come to: rows, and how it fared."""
 
+    def __init__(self, backend: type[Backend], graph: Graph, standard: _Standard) -> None:
+        self.backend = backend.name
+        self.graph = graph
+        self.standard = standard
+        self.rows: list[Row] = []
+        self.failures: list[str] = []
+        self.unsupported: str | None = None
+        self.samples: dict[str, NDArray[Any]] = {}
 
-def _parameters(backend: Backend) -> list[Row]:
-    found = backend.parameters()
-    if found is None:
-        return []
-    rows = []
-    for node in backend.graph.nodes:
-        for whole in node.parameter_names().values():
-            weight = backend.subject.weights[whole]
-            message = None
-            if whole not in found:
-                message = f"{whole} is missing"
-            elif not np.array_equal(found[whole], weight):
-                message = f"{whole} differs from the weights"
-            passed = message is None
-            largest = 0.0 if passed else None
-            rows.append(
-                Row(node.name, backend.name, "parameters", largest, largest, 0.0, passed, message)
-            )
-    return rows
+    def take(self, answer: Answer) -> None:
+        """Compare what one step gave."""
+        if answer.unsupported:
+            self.unsupported = answer.failure
+        elif answer.failure is not None:
+            self.failures.append(answer.failure)
+        match answer.step:
+            case "parameters":
+                self.weights(answer.faults)
+            case "alone" | "provoked":
+                self._alone(answer)
+            case "end_to_end":
+                self._whole("end_to_end", answer, [node.name for node in self.graph.nodes])
+            case "shipped":
+                self._whole("shipped", answer, self.graph.outputs)
+            case "samples":
+                self.samples = answer.tensors
+            case "open":
+                self._blame(answer.failure)
 
+    def weights(self, faults: Mapping[str, str]) -> None:
+        """A row for every weight: as it should be, or what is wrong with it."""
+        for node in self.graph.nodes:
+            for whole in node.parameter_names().values():
+                message = faults.get(whole)
+                error = 0.0 if message is None else None
+                self._add(node.name, "parameters", error, message)
 
-def _alone(backend: Backend, group: _Trials) -> list[Row]:
-    names = [node.name for node in backend.graph.nodes]
-    # The backend's nodes: where dropout is removed, they read other tensors of the same values.
-    trials = [
-        Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
-        for node in backend.graph.nodes
-    ]
-    rows = []
-    for name, result in zip(names, backend.alone(trials), strict=True):
-        value, tolerance, peaks = group.values[name]
-        if isinstance(result, BackendFault):
-            rows.append(
-                Row(name, backend.name, group.check, None, None, 0.0, False, result.message)
-            )
-        else:
-            rows.append(
-                compare(
-                    name,
-                    backend.name,
-                    group.check,
-                    result,
-                    value,
-                    tolerance,
-                    peaks,
-                    of_layers(group.graph)[name].largest,
-                )
-            )
-    return rows
+    def result(self) -> BackendResult:
+        """How the backend fared in all."""
+        if self.unsupported is not None:
+            return BackendResult(self.backend, f"not run: {self.unsupported}", None)
+        status = f"failed: {self.failures[0]}" if self.failures else "ran"
+        passed = not self.failures and all(row.passed for row in self.rows)
+        return BackendResult(self.backend, status, passed)
 
+    def _alone(self, answer: Answer) -> None:
+        group = next(g for g in self.standard.trials if g.check == answer.step)
+        for node in self.graph.nodes:
+            if node.name in answer.tensors:
+                value, tolerance, peaks = group.values[node.name]
+                got = answer.tensors[node.name]
+                self._compare(node.name, group.check, got, value, tolerance, peaks)
+            elif node.name in answer.faults:
+                self._add(node.name, group.check, None, answer.faults[node.name])
 
-def _end_to_end(backend: Backend, standard: _Standard) -> list[Row]:
-    found = backend.tensors(standard.images)
-    rows = []
-    for node in backend.graph.nodes:
-        if node.name in found:
-            got = found[node.name]
-            rows.append(_against(standard, node.name, backend.name, "end_to_end", got))
-        else:
-            message = f"{backend.name} has no tensor {node.name}"
-            rows.append(Row(node.name, backend.name, "end_to_end", None, None, 0.0, False, message))
-    return rows
+    def _whole(self, check: Check, answer: Answer, names: Sequence[str]) -> None:
+        expected = self.standard.expected
+        for name in names:
+            if name in answer.tensors:
+                value, tolerance = expected.values[name], expected.tolerances[name]
+                got = answer.tensors[name]
+                self._compare(name, check, got, value, tolerance, expected.peaks[name])
+            elif name in answer.faults:
+                self._add(name, check, None, answer.faults[name])
+            elif answer.failure is None:
+                self._add(name, check, None, f"{self.backend} has no tensor {name}")
+        if not answer.faults:
+            self._blame(answer.failure)
 
+    def _blame(self, failure: str | None) -> None:
+        """A row for the layer that a failure names, if it names one."""
+        if failure is None or self.unsupported is not None:
+            return
+        for node in self.graph.nodes:
+            if re.search(rf"(?<![\w/.-]){re.escape(node.name)}(?![\w/-])", failure):
+                self._add(node.name, "end_to_end", None, failure)
+                return
 
-def _shipped(backend: Backend, standard: _Standard) -> list[Row]:
-    found = backend.shipped(standard.images)
-    rows = []
-    for name in backend.graph.outputs:
-        if name in found:
-            rows.append(_against(standard, name, backend.name, "shipped", found[name]))
-        else:
-            message = f"{backend.name} has no output {name}"
-            rows.append(Row(name, backend.name, "shipped", None, None, 0.0, False, message))
-    return rows
+    def _compare(
+        self,
+        name: str,
+        check: Check,
+        got: NDArray[Any],
+        value: Array,
+        tolerance: Array,
+        peaks: Array,
+    ) -> None:
+        largest = self.standard.precisions[name].largest
+        row = compare(name, self.backend, check, got, value, tolerance, peaks, largest)
+        self.rows.append(row)
 
-
-def _against(
-    standard: _Standard, name: str, backend: str, check: Check, got: NDArray[np.float32]
-) -> Row:
-    expected = standard.expected
-    value = expected.values[name]
-    tolerance = expected.tolerances[name]
-    largest = standard.precisions[name].largest
-    return compare(name, backend, check, got, value, tolerance, expected.peaks[name], largest)
+    def _add(self, layer: str, check: Check, error: float | None, message: str | None) -> None:
+        passed = message is None
+        self.rows.append(Row(layer, self.backend, check, error, error, 0.0, passed, message))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import Node
-from alexc.ops.base import Shape
+from alexc.ops.base import Op, Shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
@@ -37,9 +37,7 @@ KINDS = (
 def batch(shape: Shape, images: int, seed: int, kinds: Sequence[str] = KINDS) -> Images:
     """So many images `(images, *shape)`, one of each kind in turn."""
     generator = np.random.default_rng(seed)
-    return np.stack(
-        [image(kinds[i % len(kinds)], shape, generator) for i in range(images)]
-    )
+    return np.stack([image(kinds[i % len(kinds)], shape, generator) for i in range(images)])
 
 
 def image(kind: str, shape: Shape, generator: np.random.Generator) -> Images:
@@ -82,25 +80,42 @@ def structured(shape: Shape, generator: np.random.Generator) -> Images:
 def provoking_inputs(
     node: Node, sources: Sequence[str], images: int, generator: np.random.Generator
 ) -> list[Images]:
-    """Dense random tensors for one layer, of a magnitude at which all of its fields matter.
+    """Dense random tensors for one layer, of magnitudes at which all of its fields matter.
 
     Behind a ReLU half of the numbers are zero, and behind small weights the squares of an LRN
-    vanish beside k: faults hide there that these inputs show. `sources` are the names of the
-    tensors that the layer reads, once for each input: what is read twice is drawn once.
+    vanish beside k: faults hide there that these inputs show. Every second image is of larger
+    numbers, which show what overflows or is cut off. `sources` are the names of the tensors that
+    the layer reads, once for each input: what is read twice is drawn once.
     """
-    op = node.op
-    scale = 1.0
+    drawn = {}
+    for source, shape in zip(sources, node.input_shapes, strict=True):
+        values = generator.standard_normal((images, *shape), dtype=np.float32)
+        values[::2] *= _scale(node.op)
+        values[1::2] *= _large_scale(node.op, values[1::2].shape, generator)
+        drawn[source] = values
+    return [drawn[source] for source in sources]
+
+
+def _scale(op: Op) -> np.float32:
     if isinstance(op, Lrn) and op.alpha_per_element > 0:
         # A·Σa² as large as k, within what squares can be represented.
         wanted = math.sqrt(op.k / (op.alpha_per_element * op.window_elements))
-        scale = min(max(wanted, 2.0**-30), 2.0**30)
-    elif isinstance(op, Tanh | Sigmoid | Softmax):
-        scale = 2.0
-    drawn = {
-        source: generator.standard_normal((images, *shape), dtype=np.float32) * np.float32(scale)
-        for source, shape in zip(sources, node.input_shapes, strict=True)
-    }
-    return [drawn[source] for source in sources]
+        return np.float32(min(max(wanted, 2.0**-30), 2.0**30))
+    if isinstance(op, Tanh | Sigmoid | Softmax):
+        return np.float32(2.0)
+    return np.float32(1.0)
+
+
+def _large_scale(op: Op, shape: Shape, generator: np.random.Generator) -> Images:
+    if isinstance(op, Conv | Linear | BatchNorm):
+        # One large term would hide the others: small ones are what makes these sums hard.
+        return np.ones((), np.float32)
+    if isinstance(op, Lrn):
+        return np.asarray(4 * _scale(op))
+    if isinstance(op, Tanh | Sigmoid | Softmax):
+        return np.asarray(100.0, np.float32)
+    # Ops that copy numbers, or add a few.
+    return np.exp2(generator.uniform(-10, 10, shape)).astype(np.float32)
 
 
 def provoking_weights(

@@ -33,6 +33,33 @@ def instrumented(model: Path, graph: Graph) -> bytes:
     return bytes(copy.SerializeToString())
 
 
+def parameters(model: Path, graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """The graph's weights as the model has them, by whole name; without those that it lacks.
+
+    Weights in a file beside the model are mapped, not read. A weight whose bytes are not all there
+    counts as lacking.
+    """
+    from onnx import TensorProto, numpy_helper
+    from onnx.external_data_helper import ExternalDataInfo
+
+    found: dict[str, NDArray[np.float32]] = {}
+    for tensor in _load(model).graph.initializer:
+        if tensor.name not in graph.parameters or tensor.data_type != TensorProto.FLOAT:
+            continue
+        if tensor.data_location != TensorProto.EXTERNAL:
+            found[tensor.name] = numpy_helper.to_array(tensor)
+            continue
+        place = ExternalDataInfo(tensor)
+        shape = tuple(tensor.dims)
+        try:
+            found[tensor.name] = np.memmap(
+                model.parent / place.location, "<f4", "r", place.offset or 0, shape
+            )
+        except (OSError, ValueError):
+            continue
+    return found
+
+
 def given_name(layer: str, source: str) -> str:
     """What the input `source` of `layer` is called where the layers are detached."""
     return f"{source} -> {layer}"
