@@ -31,6 +31,7 @@ ROOMS = (
     "alexc.lower",
     "alexc.engines",
     "alexc.verify",
+    "alexc.calibrate",
     "alexc.bundle",
     "alexc.build",
     "alexc.plan",
@@ -65,6 +66,7 @@ OWNERS = {
     "torch": (
         "alexc.lower.to_torch",
         "alexc.verify",
+        "alexc.calibrate",
         "alexc.plan",
         "alexc.train",
         "alexc.importers",
@@ -149,7 +151,8 @@ def test_rooms_import_what_they_may(file: Path) -> None:
             "def f():\n    import torch.nn",
             (
                 "alexc.spec.model:2 imports torch.nn: torch belongs to other rooms "
-                "(alexc.lower.to_torch, alexc.verify, alexc.plan, alexc.train, alexc.importers)"
+                "(alexc.lower.to_torch, alexc.verify, alexc.calibrate, alexc.plan, alexc.train, "
+                "alexc.importers)"
             ),
         ),
         (
