@@ -17,7 +17,7 @@ _Event = Any
 
 MAX_KEY = 200  # characters; a name that long is a mistake
 _MOST_SHOWN = 40
-_TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
+_TEXT_TAGS = ("tag:yaml.org,2002:str", "!")  # `!` says: text, whatever it looks like
 _PROPERTIES = re.compile(r"(?:[&!]\S*[ \t]+)+")
 
 
@@ -109,7 +109,7 @@ class _Composer:
     def _scalar(self, event: _Event) -> Scalar:
         raw: str = event.value
         place = self._place(event)
-        if not event.implicit[0]:  # quoted, or tagged
+        if not event.implicit[0] or event.tag is not None:  # quoted, or tagged as text
             self._check_tag(event)
             return Scalar(raw, raw, place)
         if not raw and self._stack and self._stack[-1].key is not None:

@@ -106,10 +106,15 @@ def explain(
         return _in_brackets(spot, problem, opened)
     if "mapping values are not allowed" in problem:
         return _second_value(spot, top, last_scalar)
-    if "document start" in problem and any(line.startswith("%") for line in source.lines):
-        message = "after a line with % one of --- must follow"
-        help = "or take the line with % away"
-        return Diagnostic("yaml/directive", message, spot.word(), help=help)
+    if "document start" in problem:
+        before = source.lines[: spot.line]
+        if any(line.startswith("...") for line in before):
+            message = "a spec file holds one YAML document, which has ended at ..."
+            return Diagnostic("yaml/documents", message, spot.word(), help="one file for each net")
+        if any(line.startswith("%") for line in before):
+            message = "after a line with % one of --- must follow"
+            help = "or take the line with % away"
+            return Diagnostic("yaml/directive", message, spot.word(), help=help)
     if "could not find expected ':'" in problem:
         return _no_colon(begin)
     if spot.begins_line and spot.rest.strip() and "start any token" not in problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from alexc.spec.faults import MAX_FAULTS, ROOT, did_you_mean, translate
 from alexc.spec.merge import load_tree
 from alexc.spec.model import RECIPES, Header, LayerInit, check_layer_name
 from alexc.spec.names import Names, clip, listing
+from alexc.spec.write import to_yaml
 
 # Keys of a layer that are not its op's fields.
 LAYER_KEYS = ("op", "inputs", "init")
@@ -75,8 +75,8 @@ def load_spec(path: Path) -> tuple[Spec | None, list[Diagnostic]]:
 
 
 def spec_from_json(data: dict[str, Any], shown_as: str) -> tuple[Spec | None, list[Diagnostic]]:
-    """The spec that a bundle's manifest keeps. JSON is YAML, so it takes the same way."""
-    return parse_tree(parse(json.dumps(data, indent=1).encode(), shown_as), ())
+    """The spec that a bundle's manifest keeps, by the same way as from a file."""
+    return parse_tree(parse(to_yaml(data).encode(), shown_as), ())
 
 
 def parse_tree(tree: Mapping, files: tuple[Path, ...]) -> tuple[Spec | None, list[Diagnostic]]:
