@@ -138,6 +138,7 @@ def translate(
     missing: dict[tuple[int | str, ...], list[str]] = {}
     unknown: list[ErrorDetails] = []
     values: dict[Place, list[ErrorDetails]] = {}
+    holders: set[tuple[int | str, ...]] = set()  # values that hold one with a fault of its own
     for detail in error.errors(include_url=False)[:MAX_FAULTS]:
         location = _in_file(node, at, detail["loc"])
         if detail["type"] == "extra_forbidden":
@@ -146,6 +147,7 @@ def translate(
             missing.setdefault(detail["loc"][:-1], []).append(detail["loc"][-1])
         else:
             values.setdefault(locate(node, (*at, *location)), []).append(detail)
+            holders.update(tuple(location[:length]) for length in range(len(location)))
 
     faults = []
     tuples = any(
@@ -174,6 +176,8 @@ def translate(
             where = missing_at if missing_at and not path else locate(node, (*at, *path))
             faults.append(_missing(form, path, fields, where, owner))
     for place, details in values.items():
+        if tuple(_in_file(node, at, details[0]["loc"])) in holders:
+            continue  # another branch of a union would have taken no list at all
         faults.append(_value(form, node, at, details, place, owner))
     return faults
 

@@ -16,7 +16,7 @@ from itertools import combinations, islice
 _LONGEST_WORD = 64
 _LONGEST_FOR_TWO = 20  # beyond, only one letter is left out: the ways to leave out two are too many
 _MOST_CANDIDATES = 8  # of one spelling: conv1, conv2, … are all one letter from `conv`
-_FEW_NAMES = 64  # so many can be compared one by one with the start of a word
+_FEW_NAMES = 64  # so many can be looked through for one that holds the word, or is held by it
 _LEAST_RATIO = 0.6
 
 
@@ -39,9 +39,9 @@ class Names:
                 break
         if len(self._names) <= _FEW_NAMES and len(folded) >= 3:
             for name in self._names:
-                # `kernel` for kernel_size, `conv2d` for conv
-                start, whole = sorted((folded, _fold(name)), key=len)
-                if len(start) >= 3 and whole.startswith(start):
+                # `kernel` for kernel_size, `conv2d` for conv, `norm` for batch_norm
+                part, whole = sorted((folded, _fold(name)), key=len)
+                if len(part) >= 3 and part in whole:
                     near[name] = None
         ranked = [(SequenceMatcher(None, folded, _fold(name)).ratio(), name) for name in near]
         best = max(ranked, key=lambda pair: pair[0], default=(0.0, ""))
