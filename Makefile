@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test test-slow check format clean distclean
+.PHONY: help env build test test-slow check format train-kills clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: $(STAMP) ## format, lint, strict types, and which room imports what; chan
 format: $(STAMP) ## put format and import order right
 	@$(RUN) -m ruff check --quiet --select I --fix
 	@$(RUN) -m ruff format
+
+train-kills: $(STAMP) ## kill a training run 20 times, resume it, compare its bytes; with 1 worker and 2
+	@$(RUN) -m tests.campaigns.train_kills --kills 20 --workers 1 2
 
 clean: ## remove what can be made again in seconds: caches and build/
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -263,3 +265,37 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
     changed = _train(tmp_path, "changed", 2, "train.precision=fp64")
     for key, value in whole.items():
         np.testing.assert_allclose(changed[key], value, rtol=0, atol=1e-9, err_msg=key)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_started_again_and_the_run_stays_the_same(tmp_path: Path) -> None:
+    small_net(tmp_path)
+    sets = ("train.epochs=40", "train.checkpoint.steps=1")
+    whole = _train(tmp_path, "whole", 2, *sets)
+    arguments = ["train", str(tmp_path / "small.yaml"), "--data", DATA, "--device", "cpu"]
+    launch = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    process = subprocess.Popen(
+        [
+            *[sys.executable, "-m", "torch.distributed.run", *launch, str(tmp_path / "train.py")],
+            *[*arguments, "--out", str(tmp_path / "lost"), "--threads", "1"],
+            *[word for override in sets for word in ("--set", override)],
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        last = checkpoint.latest(tmp_path / "lost")
+        if last is not None and last.state.step >= 20:
+            break
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "failed (exitcode: -9)" in err
+    last = checkpoint.latest(tmp_path / "lost")
+    assert last is not None
+    lost = load_file(last.folder / checkpoint.TRAINING)
+    assert {k: v.tobytes() for k, v in lost.items()} == {k: v.tobytes() for k, v in whole.items()}

@@ -66,6 +66,9 @@ def train(
         int | None,
         typer.Option("--stop-after", metavar="STEPS", min=1, help="Save and end after so many."),
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too.", show_default=False)
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train a spec's net on data, by the spec's recipe, into the folder RUN.
@@ -83,7 +86,7 @@ def train(
     net = load_net(spec)
     recipe = recipe_of(net, overrides or ())
     folder = out or Path("runs") / net.spec.name
-    options = Options(folder, resume, weights, device, threads, processes, stop_after)
+    options = Options(folder, resume, weights, device, threads, processes, stop_after, tensorboard)
     with joined(device) as workers:
         if workers.first:
             print_diagnostics(net.warnings)

@@ -31,6 +31,7 @@ from alexc.lower.to_torch import TorchNet, to_torch
 from alexc.spec.recipe import TrainSpec
 from alexc.train import checkpoint
 from alexc.train.augment import Draw, Pixels
+from alexc.train.board import Board
 from alexc.train.checkpoint import Checkpoint, State, Sums
 from alexc.train.data.dataset import Dataset
 from alexc.train.data.loader import batches
@@ -92,6 +93,7 @@ class Options:
     threads: int | None = None
     processes: int | None = None
     stop_after: int | None = None
+    tensorboard: bool = False
 
 
 @dataclass(slots=True)
@@ -241,6 +243,7 @@ class _Run:
         self.steps = self.per_epoch * recipe.epochs
         self.state = State()
         self.average: dict[str, Tensor] | None = None
+        self.board: Board | None = None
 
     # ---- setting up ------------------------------------------------------------------------------
 
@@ -302,6 +305,8 @@ class _Run:
         if first:
             self.metrics = Metrics(self.options.out, state.step, self.report.say)
             self.report.begin(self.graph.name, state.step, self.steps, self.per_epoch)
+            if self.options.tensorboard:
+                self.board = Board(self.options.out, state.step)
             for data in (self.learnt, self.tested):
                 if data.damaged:
                     self.report.say(told(data.damaged))
@@ -516,6 +521,8 @@ class _Run:
         epoch = state.step // self.per_epoch
         if self.workers.first:
             self.metrics.write("epoch", step=state.step, epoch=epoch, **values)
+            if self.board is not None:
+                self.board.write("epoch", state.step, values)
             self.report.epoch(epoch, values)
         improved = state.best_top1 is None or scores.top1 > state.best_top1
         if improved:
@@ -537,6 +544,8 @@ class _Run:
         self.metrics.write(
             "step", step=state.step, epoch=round(state.step / self.per_epoch, 4), **values
         )
+        if self.board is not None:
+            self.board.write("step", state.step, values)
         self.report.step(state.step, values)
 
     def _asked(self, stop: _Stop) -> bool:
