@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,14 @@ from alexc.importers.writer import Imported, write
 from alexc.verify.reference import evaluate
 from alexc.weights import store
 from tests.command_line import Alexc, alexc
+from tests.import_samples.by_hand import (
+    convolve,
+    drawn,
+    lrn_across,
+    lrn_within,
+    pool,
+    softmax,
+)
 from tests.import_samples.writing import (
     blob,
     caffemodel,
@@ -55,71 +62,6 @@ def result(tmp_path: Path, prototxt: str, model: bytes, images: Array) -> dict[s
     assert done.weights is not None
     net = load_net(done.spec)
     return evaluate(net.graph, store.read(done.weights, net.graph), images.astype(np.float32))
-
-
-# ---- Caffe's layers, as its manual and its source describe them ----------------------------------
-
-
-def convolve(x: Array, w: Array, b: Array | None, *, stride=1, pad=(0, 0), group=1, dilation=1):  # type: ignore[no-untyped-def]
-    n, c, _, _ = x.shape
-    x = np.pad(x, [(0, 0), (0, 0), (pad[0],) * 2, (pad[1],) * 2])
-    out, per_group, kh, kw = w.shape
-    rows = (x.shape[2] - dilation * (kh - 1) - 1) // stride + 1
-    columns = (x.shape[3] - dilation * (kw - 1) - 1) // stride + 1
-    y = np.zeros((n, out, rows, columns))
-    for o in range(out):
-        first = o // (out // group) * (c // group)
-        for i, j in np.ndindex(rows, columns):
-            window = x[
-                :,
-                first : first + per_group,
-                i * stride : i * stride + dilation * (kh - 1) + 1 : dilation,
-                j * stride : j * stride + dilation * (kw - 1) + 1 : dilation,
-            ]
-            y[:, o, i, j] = (window * w[o]).sum(axis=(1, 2, 3)) + (0 if b is None else b[o])
-    return y
-
-
-def pool(x: Array, kernel: int, stride: int, pad: int, *, average: bool) -> Array:
-    n, c, height, width = x.shape
-    sizes = []
-    for size in (height, width):
-        count = math.ceil((size + 2 * pad - kernel) / stride) + 1
-        if pad and (count - 1) * stride >= size + pad:
-            count -= 1
-        sizes.append(count)
-    y = np.zeros((n, c, *sizes))
-    for i, j in np.ndindex(*sizes):
-        top, left = i * stride - pad, j * stride - pad
-        # The divisor counts the padding, cut at its far edge; the sum only what is in the image.
-        bottom, right = min(top + kernel, height + pad), min(left + kernel, width + pad)
-        count = (bottom - top) * (right - left)
-        window = x[:, :, max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
-        y[:, :, i, j] = window.sum((2, 3)) / count if average else window.max((2, 3))
-    return y
-
-
-def lrn_across(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
-    y = np.zeros_like(x)
-    for c in range(x.shape[1]):
-        around = x[:, max(0, c - size // 2) : c + size // 2 + 1]
-        y[:, c] = x[:, c] / (k + alpha / size * (around**2).sum(1)) ** beta
-    return y
-
-
-def lrn_within(x: Array, size: int, alpha: float, beta: float) -> Array:
-    return x * (1 + alpha * pool(x**2, size, 1, size // 2, average=True)) ** -beta
-
-
-def softmax(x: Array) -> Array:
-    powers = np.exp(x)
-    shares: Array = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
-def drawn(seed: int, *shapes: tuple[int, ...]) -> list[Array]:
-    chance = np.random.default_rng(seed)
-    return [chance.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 def test_a_net_of_alexnets_kind_computes_what_caffe_computes(tmp_path: Path) -> None:
@@ -264,6 +206,56 @@ def test_a_solver_wraps_the_net_beside_it(tmp_path: Path) -> None:
     ) in text
     assert "In training: crops of 13×13 at random places, mirrored at random" in text
     assert "All layers: learning rate ×1 on weights and ×2 on biases" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("", "", {"schedule": {"name": "step", "every": 1}}),  # 1,000 · 32 / 60,000 = 0.53
+        ('"step"', '"fixed"', {"schedule": {"name": "constant"}}),
+        ('"step"', '"poly" power: 1', {"schedule": {"name": "linear"}}),
+        ("gamma: 0.1", "gamma: 0.5", {"schedule": {"name": "step", "every": 1, "factor": 0.5}}),
+        ("gamma: 0.1", "gamma: 1.5", None),
+        ('"step"', '"inv"', None),
+        ("base_lr: 0.01", "base_lr: -1", None),
+        ("base_lr: 0.01", 'base_lr: 0.01 type: "Adam"', None),
+        (
+            "base_lr: 0.01",
+            'base_lr: 0.1 type: "Nesterov" iter_size: 4',
+            {
+                "epochs": 10,  # 4,500 · 32 · 4 / 60,000 = 9.6
+                "batch": 128,
+                "optimizer": {"nesterov": True, "learning_rate": 0.1, "decay_biases": False},
+                "schedule": {"name": "step", "every": 2},
+            },
+        ),
+    ],
+)
+def test_a_solver_becomes_a_recipe_where_the_data_is_known(
+    tmp_path: Path, old: str, new: str, expected: dict[str, Any] | None
+) -> None:
+    for name in ("small_train.prototxt", "small_solver.prototxt"):
+        text = (SAMPLES / name).read_text().replace("train_lmdb", "data/mnist_train_lmdb")
+        (tmp_path / name).write_text(text.replace(old, new))
+    net = read(tmp_path / "small_solver.prototxt")
+    if expected is None:
+        assert net.train is None
+        assert any("There is no `train` here" in note for note in net.notes)
+        return
+    assert (
+        net.train
+        == {
+            "epochs": 2,  # 4,500 · 32 / 60,000 = 2.4
+            "batch": 32,
+            "optimizer": {"decay_biases": False},
+            "schedule": {"name": "step", "every": 1},
+            "augment": {"flip": True},
+        }
+        | expected
+    )
+    recipe = write(net, tmp_path / "net.yaml").net.spec.header.train
+    assert recipe is not None
+    assert recipe.epochs == net.train["epochs"]
 
 
 def test_a_solver_never_reads_outside_of_its_folder(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ consequence of another. `Builder.finish` gives the `ForeignNet`, whose graph is 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from alexc.diagnostics import AlexcError, Diagnostic, Place
 from alexc.graph.graph import INPUT, Graph
-from alexc.ops.base import Op, Shape, ShapeFault, format_shape
+from alexc.ops.base import MAX_ELEMENTS, Op, Shape, ShapeFault, format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import Lrn
@@ -104,8 +105,8 @@ class ForeignNet:
     """A whole net with everything that its file says of it.
 
     `files` are those that were read; `notes` are paragraphs for the reader of the spec, and
-    `preprocess` and each layer's `init` are data as a spec has them. `release` lets go of the
-    memory that the mapped weights take, which stay readable.
+    `preprocess`, `train` and each layer's `init` are data as a spec has them. `release` lets go of
+    the memory that the mapped weights take, which stay readable.
     """
 
     tool: str
@@ -115,6 +116,7 @@ class ForeignNet:
     layers: tuple[ForeignLayer, ...]
     rows: tuple[Row, ...]
     preprocess: dict[str, Any] | None = None
+    train: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     extends: Path | None = None
@@ -197,6 +199,11 @@ class Builder:
 
     def input(self, shape: Shape) -> Value:
         """Say what the net takes, a (channels, height, width)."""
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
+            sizes = clip("×".join(map(str, shape[:8])))
+            self.stop(
+                "import/not-an-image", f"the input would be {sizes}, which is no image's size"
+            )
         self.input_shape = shape
         return Value(INPUT, shape)
 
@@ -311,6 +318,7 @@ class Builder:
         outputs: Sequence[Value | None],
         *,
         preprocess: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> ForeignNet:
         """The whole net. Raises AlexcError with every fault that was found on the way."""
@@ -331,6 +339,7 @@ class Builder:
             layers,
             tuple(self.rows),
             preprocess,
+            train,
             tuple(self.notes),
             tuple(self.warnings),
             release=release,

@@ -16,6 +16,7 @@ ENDINGS = {
     ".pth": "torch",
     ".pt": "torch",
     ".safetensors": "torch",
+    ".cfg": "cuda-convnet",
 }
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 
@@ -37,6 +38,10 @@ def read_foreign(path: Path, request: Request, format: str | None = None) -> For
             from alexc.importers.torch_state import read_torch
 
             return read_torch(path, request)
+        case "cuda-convnet":
+            from alexc.importers.cuda_convnet import read_cuda_convnet
+
+            return read_cuda_convnet(path, request)
         case _:
             raise usage_fault(
                 "import/format",

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alexc.diagnostics import fault, usage_fault
+from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.frontend import Net, load_net
 from alexc.graph.graph import INPUT, Graph
 from alexc.importers.foreign import ForeignNet
@@ -67,7 +67,7 @@ def write(foreign: ForeignNet, spec: Path, *, replace: bool = False) -> Imported
     try:
         spec.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
-        net = load_net(partial)
+        net = _checked(partial)
         _must_be_the_same(foreign.graph, net.graph)
         if weights is not None:
             store.write(staged, foreign.weights())
@@ -96,6 +96,17 @@ def _put(staged: Path, place: Path, replace: bool) -> None:
         raise usage_fault("import/exists", f"{place} exists already") from None
     except OSError:  # a file system without hard links
         staged.replace(place)
+
+
+def _checked(partial: Path) -> Net:
+    """The net of the spec that was written. What is wrong with it, the foreign file said."""
+    try:
+        return load_net(partial)
+    except AlexcError as error:
+        first = error.diagnostics[0]
+        raise fault(
+            "import/refused", f"what the file says makes no spec: {first.message}", help=first.help
+        ) from None
 
 
 def _must_be_the_same(imported: Graph, written: Graph) -> None:
@@ -138,6 +149,8 @@ def describe(foreign: ForeignNet, spec: Path) -> dict[str, Any]:
         data["init"] = default
     if foreign.preprocess is not None:
         data["preprocess"] = foreign.preprocess
+    if foreign.train is not None:
+        data["train"] = foreign.train
     data["expect"] = {"parameters": graph.parameter_count}
     allowed = [
         {"lint": "lint/softmax-output", "layer": name, "reason": f"so it is in {foreign.tool}"}
@@ -175,7 +188,7 @@ def _comment(foreign: ForeignNet) -> str:
     renamed = [
         f"{row.layer} is {row.origin}"
         for row in foreign.rows
-        if row.layer is not None and row.origin.name not in ("", row.layer)
+        if row.layer is not None and row.origin.name not in ("", row.layer) and not row.note
         # An exporter's paths are no names that anybody would look for.
         if not row.origin.name.startswith(("/", "node_"))
     ]

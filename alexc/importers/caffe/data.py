@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from alexc.diagnostics import AlexcError, Place, fault
 from alexc.importers.caffe.layer import CaffeLayer
@@ -25,6 +26,8 @@ from alexc.importers.proto import Message, shortest
 from alexc.importers.wire import Mapped
 from alexc.importers.wire import read as read_wire
 from alexc.ops.base import Shape, format_shape
+from alexc.spec.model import Preprocess
+from alexc.spec.names import clip
 
 # Caffe's classifier scales photographs to this size before it takes the centre.
 _CLASSIFIER_SIZE = 256
@@ -50,6 +53,7 @@ class DataSource:
     channels: int | None
     size: tuple[int, int] | None  # of the images before they are cropped
     batch: int
+    path: str  # of the database or the list of images
     place: Place | None
     unknown: tuple[tuple[str, Place | None], ...]
 
@@ -94,6 +98,7 @@ def data_source(layer: CaffeLayer) -> DataSource:
         channels,
         (height, width) if height > 0 and width > 0 else None,
         own.integer("batch_size"),
+        own.text("source"),
         transform.place if transform.values else layer.place,
         tuple(
             (name, transform.document.place(offset, len(name)))
@@ -156,6 +161,14 @@ def preprocess(
         described["scale"] = scale
     if values is not None:
         described["mean"] = [_plain(value * scale) for value in values]
+    try:
+        Preprocess.model_validate(described)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        name = ".".join(str(step) for step in detail["loc"][:1])
+        place = source.place if source is not None else None
+        message = f"preprocessing: {name} is {clip(str(detail['input']))}: {detail['msg']}"
+        builder.fault("import/value", message, place)
     return described
 
 
@@ -336,5 +349,7 @@ def _candidates(folder: Path, named: str) -> Iterator[Path]:
 
 
 def _plain(value: float) -> float:
+    if not np.isfinite(value):
+        return value
     short = shortest(value)
     return int(short) if short.is_integer() and abs(short) < 1e6 else short

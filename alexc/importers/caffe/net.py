@@ -30,7 +30,7 @@ from alexc.importers.caffe.data import (
 from alexc.importers.caffe.layer import CaffeLayer, Phase, layers_of
 from alexc.importers.caffe.operations import OPERATIONS, Blobs, Step, takes_along
 from alexc.importers.caffe.schema import SCHEMAS
-from alexc.importers.caffe.solver import is_solver, training_notes
+from alexc.importers.caffe.solver import is_solver, recipe, training_notes
 from alexc.importers.foreign import MAX_LAYERS, Builder, ForeignNet, Request, Value
 from alexc.importers.proto import Message
 from alexc.importers.wire import Mapped
@@ -162,12 +162,14 @@ class _Reader:
         for layer in self.every_layer:
             if not layer.in_phase(phase):
                 self.builder.left_out(layer.origin, f"not in phase {phase}")
-        self.builder.notes += training_notes(self.solver, self.every_layer, self._training_source())
+        training = self._training_source()
+        self.builder.notes += training_notes(self.solver, self.every_layer, training)
         return self.builder.finish(
             self.net.text("name") or None,
             self.files,
             outputs,
             preprocess=described,
+            train=self._recipe(training),
             release=self.mapped.release if self.mapped is not None else lambda: None,
         )
 
@@ -309,6 +311,16 @@ class _Reader:
                 if source.says_something:
                     return source
         return None
+
+    def _recipe(self, source: DataSource | None) -> dict[str, Any] | None:
+        """The spec's `train`, where a solver says enough for one."""
+        if self.solver is None:
+            return None
+        found = recipe(self.solver, self.every_layer, source)
+        if isinstance(found, str):
+            self.builder.notes.append(f"There is no `train` here, since {found}.")
+            return None
+        return found
 
     def _input(
         self, wired: Sequence[_Wired], wanted: set[int], source: DataSource | None

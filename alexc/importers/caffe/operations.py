@@ -31,6 +31,7 @@ from alexc.ops.norm import BatchNorm, Lrn
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
+from alexc.spec.names import clip
 
 Blobs = Sequence[NDArray[Any]]
 
@@ -493,6 +494,9 @@ def _init(
 def _filled(step: Step, filler: Message, shape: Shape | None, groups: int) -> Any:
     """A filler as a distribution of the spec, or None, with a warning, if it has none."""
     kind = filler.text("type", "constant")
+    numbers = [filler.number(name) for name in ("value", "min", "max", "mean", "std")]
+    if not all(math.isfinite(number) and abs(number) < 1e37 for number in numbers):
+        kind = f"{clip(kind)} of such numbers"
     if kind == "constant":
         return _short(filler.number("value"))
     if kind == "gaussian" and not filler.number("mean") and filler.integer("sparse", -1) < 0:
