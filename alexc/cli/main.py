@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from alexc import __version__
+from alexc.cli.bench import bench
 from alexc.cli.build import build
 from alexc.cli.check import check
 from alexc.cli.data import app as data
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, inspect, build, verify, predict, train, features, new, diff, schema):
+for command in (check, inspect, build, verify, bench, predict, train, features, new, diff, schema):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.add_typer(data, name="data")

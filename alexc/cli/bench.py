@@ -1,0 +1,146 @@
+"""`alexc bench`: every engine and its peers side by side, and how far each is from the limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alexc.cli.terminal import JsonOption, console, print_json, steps
+from alexc.diagnostics import usage_fault
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_LARGEST_BATCH = 4096
+_NONE = "none"
+
+
+def bench(
+    target: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|SPEC", help="A bundle's folder, or a spec file.")
+    ],
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N,…", help="The batch sizes to measure.")
+    ] = "1,16",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option("--engine", metavar="NAME", help="Only this engine; may be repeated."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer",
+            metavar="NAME",
+            help="Only this peer, or `none`; may be repeated. Peers: torch, torch-compile, "
+            "export-onnxruntime, export-openvino, torch-tensorrt.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="Threads; default: each engine's own."),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, help="Turns of each, for each batch.")
+    ] = 9,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="What images are drawn from.")
+    ] = 0,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write a report, too.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw it, too.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure latency and throughput of every engine and its peers, in turns, in one run.
+
+    Outputs are held against the float64 reference: what is wrong is not timed. An engine that is
+    missing or fails says so in its row, and the others go on.
+    """
+    from alexc.plan.bench import Options, check
+    from alexc.plan.bench import bench as run
+    from alexc.plan.measure import Pace
+
+    options = Options(
+        batches=_batches(batch),
+        engines=tuple(engine) if engine else None,
+        peers=() if peer == [_NONE] else tuple(peer) if peer else None,
+        threads=threads,
+        seed=seed,
+        pace=Pace(rounds=rounds),
+    )
+    check(options)
+    if plot is not None:
+        from alexc.plan.plot import check as check_plot
+
+        check_plot(plot)
+    with steps(enabled=not json) as progress:
+        result = run(target, options, progress)
+    if markdown is not None:
+        from alexc.plan.report import markdown as rendered
+        from alexc.weights.store import whole_file
+
+        title = f"# {result['name']}, measured\n\n"
+        with whole_file(markdown) as file:
+            file.write((title + rendered(result)).encode())
+    if plot is not None:
+        from alexc.plan.plot import plot as draw
+
+        draw(result, plot)
+    if json:
+        print_json(result)
+    else:
+        _print(result)
+    if all(row["p50_ms"] is None for row in result["rows"]):
+        raise typer.Exit(1)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    """The sizes of `--batch 1,16`. Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not re.fullmatch(r"[0-9]{1,9}", part) or not 1 <= int(part) <= _LARGEST_BATCH:
+            raise usage_fault(
+                "bench/batch",
+                f"a batch size is a whole number from 1 to {_LARGEST_BATCH}, not {part[:40]!a}",
+                help="for example --batch 1,16",
+            )
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    from alexc.plan.report import batches, comparison_lines, machine_text
+
+    out = console()
+    out.print(machine_text(result["machine"]).replace("**", ""), markup=False)
+    for batch in batches(result):
+        out.print(_table(result, batch))
+    for line in comparison_lines(result):
+        out.print(line)
+
+
+def _table(result: Mapping[str, Any], batch: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from alexc.plan.report import row_cells
+
+    title = "one image" if batch == 1 else f"batches of {batch}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for name in ("engine", "precision", "class"):
+        table.add_column(name)
+    for name in ("error", "median ms", "middle half", "p99", "images/s", "of limit"):
+        table.add_column(name, justify="right")
+    for name in ("load s", "cold start s", "memory MB"):
+        table.add_column(name, justify="right")
+    rows = [row for row in result["rows"] if row["batch"] == batch]
+    for row in sorted(rows, key=lambda row: row["p50_ms"] or float("inf")):
+        name, *cells = row_cells(row)
+        style = "bold" if row["family"] == "ours" else "default"
+        table.add_row(f"[{style}]{name.strip('*')}[/{style}]", *cells)
+    return table

@@ -1,0 +1,1 @@
+"""Measures what engines and their peers take on this machine, and how short it could be."""

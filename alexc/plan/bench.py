@@ -1,0 +1,158 @@
+"""A benchmark from beginning to end: the net made ready, the machine measured, the race.
+
+What comes of it is JSON; tables, Markdown and plots are made of that and of nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from alexc.diagnostics import usage_fault
+from alexc.plan import machine, ours
+from alexc.plan.contestant import Contestant, Subject
+from alexc.plan.measure import Pace, Progress, Result, race, run_alone
+from alexc.plan.peers import NEED_EXPORT, PEERS
+from alexc.plan.prepare import Prepared, prepared, standard, subject
+from alexc.plan.result import result, rounded
+from alexc_runtime.session import ENGINES
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured. `engines` and `peers` are names to keep; None keeps all."""
+
+    batches: tuple[int, ...] = (1, 16)
+    engines: tuple[str, ...] | None = None
+    peers: tuple[str, ...] | None = None
+    threads: int | None = None
+    seed: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+
+def check(options: Options) -> None:
+    """Raise UsageError for names of no engine or peer, before anything is made."""
+    for kind, asked, known in (
+        ("engine", options.engines, tuple(ENGINES)),
+        ("peer", options.peers, tuple(PEERS)),
+    ):
+        for name in asked or ():
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                raise usage_fault(
+                    f"bench/{kind}",
+                    f"there is no {kind} {name!r} to measure",
+                    help=f"did you mean {close[0]}?"
+                    if close
+                    else f"the {kind}s are {', '.join(known)}",
+                )
+
+
+def bench(target: Path, options: Options, progress: Progress) -> dict[str, Any]:
+    """Measure the bundle or the spec at `target` and return the result, of JSON's types.
+
+    Raises AlexcError or UsageError if the target can't be read; what a contestant does is said in
+    its row.
+    """
+    check(options)
+    with tempfile.TemporaryDirectory(prefix="alexc-bench-") as name:
+        folder = Path(name)
+        net = prepared(target, folder, options.seed, progress)
+        return measure(net, folder, options, _ours(net, options), progress)
+
+
+def measure(
+    net: Prepared,
+    scratch: Path,
+    options: Options,
+    own: Sequence[Contestant],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure these contestants and the peers asked for, with `scratch` for what they write."""
+    progress("computing the reference")
+    images, expected = standard(net, max(options.batches), options.seed)
+    files = subject(net, scratch, images, options.threads)
+    before = machine.describe()
+    progress("measuring the machine")
+    rates = [_rates(options.threads)]
+    peers = _peers(options)
+    exported = _export(peers, files, progress)
+    wall, busy, own_cpu = time.monotonic(), machine.busy_seconds(), _children_seconds()
+    results = race([*own, *peers], files, options.batches, expected, options.pace, progress)
+    wall, own_cpu = time.monotonic() - wall, _children_seconds() - own_cpu
+    others = None
+    if busy is not None and (after := machine.busy_seconds()) is not None:
+        others = max(0.0, after - busy - own_cpu) / (wall * len(before.affinity))
+    for each in results:
+        if each.contestant.engine in NEED_EXPORT and exported is not None:
+            each.prepare_ms = exported.load_ms
+            if exported.fault is not None:
+                each.fault, each.missing = exported.fault, exported.missing
+    rates.append(_rates(options.threads))
+    best = {name: max(each.get(name, 0.0) for each in rates) for name in rates[0]}
+    found = result(net.graph, options.batches, results, best, before)
+    found["machine"] |= {
+        "threads": options.threads or "each engine's default",
+        "others_share": rounded(others),
+        "wall_s": rounded(wall),
+    }
+    return found
+
+
+# ---- who takes part ------------------------------------------------------------------------------
+
+
+def _ours(net: Prepared, options: Options) -> list[Contestant]:
+    found = ours.contestants(net.folder.resolve(), net.manifest)
+    return [each for each in found if _wanted(each.engine, options.engines)]
+
+
+def _peers(options: Options) -> list[Contestant]:
+    return [
+        contestant
+        for name, contestants in PEERS.items()
+        if _wanted(name, options.peers)
+        for contestant in contestants
+    ]
+
+
+def _wanted(name: str, asked: Collection[str] | None) -> bool:
+    return asked is None or name in asked
+
+
+def _export(peers: Sequence[Contestant], subject: Subject, progress: Progress) -> Result | None:
+    """Export the net for the peers that need it."""
+    if not any(peer.engine in NEED_EXPORT for peer in peers):
+        return None
+    progress("exporting the net with torch.onnx for the peers")
+    export = Contestant("torch.onnx.export", "peer", "fp32", "alexc.plan.peers:export")
+    return run_alone(export, subject)
+
+
+def _rates(threads: int | None) -> dict[str, float]:
+    """From a process of its own; none if that fails, and then there is no limit."""
+    words = [] if threads is None else [str(threads)]
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "alexc.plan.rates", *words],
+        capture_output=True,
+        text=True,
+    )
+    if ran.returncode:
+        return {}
+    rates: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return rates
+
+
+def _children_seconds() -> float:
+    """Processor time of all processes that have been started from here and are done."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

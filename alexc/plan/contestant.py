@@ -1,0 +1,93 @@
+"""What is measured: a way to run a net, in words that travel to the process that runs it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.float32]
+Outputs = dict[str, NDArray[Any]]
+
+Family = Literal["ours", "peer"]
+
+
+class Missing(Exception):  # noqa: N818  (it becomes the status of a row)
+    """A contestant can't run here, for a reason in words: no package, no GPU, no plan."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run the net. `opener` names a function `module:name` that makes its Runner.
+
+    `settings` is what that function is told, of JSON's types. `gpu` says that times are a GPU's,
+    to which the processor's limits don't apply. `note` says what a reader should know of it.
+    """
+
+    engine: str
+    family: Family
+    precision: str
+    opener: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    gpu: bool = False
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The net that all contestants run, as files.
+
+    `spec` is the resolved spec as JSON, `weights` the safetensors file, `images` a `.npy` file
+    (images, channels, height, width) of which batches are taken from the front, `exported` what
+    the peers' exporter makes of the net, `scratch` a folder for what a runner has to write.
+    `threads` bounds the threads of every engine; None leaves it to each.
+    """
+
+    spec: Path
+    weights: Path
+    images: Path
+    exported: Path
+    scratch: Path
+    threads: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Subject:
+        paths = {name: Path(value) for name, value in data.items() if name != "threads"}
+        return Subject(**paths, threads=data["threads"])
+
+
+class Runner(ABC):
+    """A contestant that is loaded, in its own process."""
+
+    @abstractmethod
+    def run(self, images: Images) -> Outputs:
+        """The graph's outputs by name."""
+
+    def prepare(self, images: Images) -> None:  # noqa: B027  (most have nothing to do)
+        """Whatever the first batch of a size takes, once, before any is timed."""
+
+    def profile(self, images: Images, runs: int) -> dict[str, float] | None:  # noqa: ARG002
+        """Milliseconds of each node by its name, medians of `runs`; None if it doesn't say."""
+        return None
+
+
+# What `Contestant.opener` names. Raises Missing.
+Opener = Callable[[Subject, Mapping[str, Any]], Runner]

@@ -1,0 +1,145 @@
+"""alexc's own engines as contestants: a bundle, run as a deployment runs it.
+
+What is timed is `Session.run` of `alexc_runtime`, checks and copies included.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, Subject
+from alexc_runtime.engines.base import Engine
+from alexc_runtime.errors import EngineUnavailableError
+from alexc_runtime.manifest import MODEL, EngineRecord, Manifest, open_bundle
+from alexc_runtime.session import ENGINES, Session
+
+
+def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:
+    """A contestant for every record of the manifest, and for OpenVINO in bfloat16."""
+    records = [record for record in manifest.engines if record.path is not None]
+    held = {(record.engine, record.precision) for record in records}
+    for record in (
+        EngineRecord("onnxruntime", "fp32", "candidate", MODEL),
+        EngineRecord("openvino", "fp32", "candidate", MODEL),
+        EngineRecord("openvino", "bf16", "candidate", MODEL),
+    ):
+        if (record.engine, record.precision) not in held and _written_in_fp32(manifest):
+            records.append(record)
+    return [of_record(folder, record) for record in records]
+
+
+def of_record(folder: Path, record: EngineRecord, note: str = "") -> Contestant:
+    """The contestant that loads what this record names from the bundle in `folder`."""
+    assert record.path is not None
+    return Contestant(
+        engine=record.engine,
+        family="ours",
+        precision=record.precision,
+        opener="alexc.plan.ours:opened",
+        settings={
+            "folder": str(folder),
+            "engine": record.engine,
+            "precision": record.precision,
+            "path": record.path,
+        },
+        gpu=ENGINES[record.engine].needs_plan,
+        note=note,
+    )
+
+
+def _written_in_fp32(manifest: Manifest) -> bool:
+    """Whether model.onnx leaves the precision to the engine."""
+    return all(r.precision in ("fp32", "bf16") for r in manifest.engines if r.path == MODEL)
+
+
+class Bundled(Runner):
+    """A bundle that the runtime has opened."""
+
+    def __init__(self, session: Session, engine: Engine, model: Path, subject: Subject) -> None:
+        self._session = session
+        self._engine = engine
+        self._model = model
+        self._subject = subject
+
+    def run(self, images: Images) -> Outputs:
+        return dict(self._session.run(images))
+
+    def profile(self, images: Images, runs: int) -> dict[str, float] | None:
+        if self._session.engine == "onnxruntime":
+            return _profile_onnxruntime(self._model, images, runs, self._subject)
+        if self._session.engine == "openvino":
+            precision = self._session.precision
+            return _profile_openvino(self._model, images, runs, precision, self._subject.threads)
+        return None
+
+
+def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:
+    """The runner of `of_record`'s contestant."""
+    kind = ENGINES[settings["engine"]]
+    if (obstacle := kind.obstacle()) is not None:
+        raise Missing(obstacle)
+    bundle = open_bundle(settings["folder"])
+    record = EngineRecord(settings["engine"], settings["precision"], "candidate", settings["path"])
+    try:
+        engine = kind(bundle, record, subject.threads)
+    except EngineUnavailableError as error:
+        raise Missing(error.message) from error
+    session = Session(bundle, engine, record, "measured")
+    return Bundled(session, engine, bundle.path(settings["path"]), subject)
+
+
+def _profile_onnxruntime(
+    model: Path, images: Images, runs: int, subject: Subject
+) -> dict[str, float]:
+    """From the events that ONNX Runtime writes, one for each node and run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(subject.scratch / "onnxruntime")
+    if subject.threads is not None:
+        options.intra_op_num_threads = subject.threads
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for _ in range(runs + 1):
+        session.run(None, {name: images})
+    file = Path(session.end_profiling())
+    events = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    taken: dict[str, list[float]] = {}
+    for event in events:
+        node, found, _ = event["name"].partition("_kernel_time")
+        if event.get("cat") == "Node" and found:
+            taken.setdefault(node, []).append(event["dur"] / 1e3)
+    # The first of each is the warm-up's.
+    return {node: statistics.median(times[1:] or times) for node, times in taken.items()}
+
+
+def _profile_openvino(
+    model: Path, images: Images, runs: int, precision: str, threads: int | None
+) -> dict[str, float]:
+    """From the counters of OpenVINO, which it keeps for the last run."""
+    import openvino
+
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
+        "PERFORMANCE_HINT": "LATENCY",
+        "PERF_COUNT": True,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+    request = compiled.create_infer_request()
+    taken: dict[str, list[float]] = {}
+    for index in range(runs + 1):
+        request.infer({0: images}, share_inputs=True)
+        for entry in request.profiling_info:
+            if index and entry.status == entry.Status.EXECUTED:
+                spent = entry.real_time.total_seconds() * 1e3
+                taken.setdefault(entry.node_name, []).append(spent)
+    return {node: statistics.median(times) for node, times in taken.items()}

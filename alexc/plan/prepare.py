@@ -1,0 +1,170 @@
+"""A net made ready to be measured: as files that contestants run, and as what they must give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc import __version__
+from alexc.bundle import runtime_faults, staged, tool_versions
+from alexc.diagnostics import AlexcError, fault
+from alexc.frontend import Net, load_net
+from alexc.graph.elaborate import elaborate
+from alexc.graph.graph import INPUT, Graph
+from alexc.passes.inference import inference
+from alexc.passes.lrn_form import lrn_form
+from alexc.plan.contestant import Subject
+from alexc.plan.measure import Progress, Standard
+from alexc.spec.parse import spec_from_json
+from alexc.weights import store
+from alexc.weights.init import draw
+from alexc_runtime.manifest import (
+    MODEL,
+    WEIGHTS,
+    BatchRange,
+    EngineRecord,
+    Input,
+    Manifest,
+    Output,
+    Verification,
+    open_bundle,
+)
+
+# The model in the form that ONNX Runtime is fastest with. It stands beside model.onnx, since ONNX
+# does not allow weights in a folder above the model's own.
+ONNX_RUNTIME_MODEL = "model-onnxruntime.onnx"
+
+# The images of a batch are these, over and over: the reference is computed for each once.
+_DISTINCT_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A net as files that contestants can run: the folder of a bundle, its manifest, the graph."""
+
+    graph: Graph
+    weights: Mapping[str, NDArray[np.float32]]
+    folder: Path
+    manifest: Manifest
+
+
+def prepared(target: Path, scratch: Path, seed: int, progress: Progress) -> Prepared:
+    """The bundle at `target`, or one in `scratch` made of the spec there, not verified."""
+    if target.is_dir():
+        with runtime_faults():
+            bundle = open_bundle(target)
+        graph = graph_of(bundle.manifest, str(target))
+        weights = store.read(bundle.path(WEIGHTS), graph)
+        return Prepared(graph, weights, target, bundle.manifest)
+    net = load_net(target)
+    progress("making the models")
+    layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
+    weights = draw(net.graph, net.spec.header.init, layers, seed)
+    folder = scratch / "bundle"
+    manifest = write_bundle(net, weights, folder, {})
+    return Prepared(net.graph, weights, folder, manifest)
+
+
+def graph_of(manifest: Manifest, shown_as: str) -> Graph:
+    """The graph of the spec that a manifest keeps. Raises AlexcError if it is another's."""
+    spec, faults = spec_from_json(dict(manifest.spec), shown_as)
+    graph = None
+    if spec is not None:
+        graph, more = elaborate(spec)
+        faults += more
+    if graph is None:
+        raise AlexcError(*faults)
+    if graph.digest() != manifest.graph_digest:
+        raise fault(
+            "bench/other-graph",
+            f"the spec in {shown_as} gives another graph than the one that was built",
+            help="the bundle is from another version of alexc: build it again",
+        )
+    return graph
+
+
+def write_bundle(
+    net: Net,
+    weights: Mapping[str, NDArray[np.float32]],
+    folder: Path,
+    forms: Mapping[str, Graph],
+) -> Manifest:
+    """Write a bundle that nobody has verified, with a further model for each of `forms`.
+
+    Each engine gets the form of model that it is fastest with. `forms` are graphs in their
+    inference form by the name of the model's file.
+    """
+    from alexc.lower.to_onnx import serialize, to_onnx
+
+    plain = inference(net.graph)
+    graphs = {MODEL: plain, ONNX_RUNTIME_MODEL: lrn_form(plain, "banded"), **forms}
+    if not graphs[ONNX_RUNTIME_MODEL].forms:
+        del graphs[ONNX_RUNTIME_MODEL]
+    engines = [
+        EngineRecord(
+            "onnxruntime",
+            "fp32",
+            "not verified",
+            ONNX_RUNTIME_MODEL if ONNX_RUNTIME_MODEL in graphs else MODEL,
+        ),
+        EngineRecord("openvino", "fp32", "not verified", MODEL),
+    ]
+    with staged(folder) as stage:
+        extents = store.write(stage.folder / WEIGHTS, dict(weights))
+        for name, graph in graphs.items():
+            (stage.folder / name).write_bytes(serialize(to_onnx(graph, extents, WEIGHTS)))
+        manifest = Manifest(
+            alexc=__version__,
+            name=net.spec.name,
+            inputs_digest="sha256:" + "0" * 64,
+            spec_digest="sha256:" + "0" * 64,
+            graph_digest=net.graph.digest(),
+            input=Input(INPUT, net.graph.input_shape, BatchRange(1, 1, 1024)),
+            outputs=tuple(Output(name, net.graph.shapes[name]) for name in net.graph.outputs),
+            preprocess=None,
+            labels=None,
+            spec=net.spec.to_json(),
+            engines=tuple(engines),
+            versions=tool_versions(),
+            verification=Verification(passed=None, reference="float64 numpy"),
+        )
+        return stage.commit(manifest)
+
+
+def standard(net: Prepared, images: int, seed: int) -> tuple[NDArray[np.float32], Standard]:
+    """The images, and the reference's outputs for the distinct ones among them."""
+    from alexc.verify.inputs import batch
+    from alexc.verify.reference import expect
+
+    distinct = batch(
+        net.graph.input_shape, min(images, _DISTINCT_IMAGES), seed, ("structured", "gaussian")
+    )
+    expected = expect(net.graph, net.weights, distinct, seed=seed)
+    outputs = net.graph.outputs
+    standard = Standard(
+        {name: expected.values[name] for name in outputs},
+        {name: expected.tolerances[name] for name in outputs},
+    )
+    return distinct[np.arange(images) % len(distinct)], standard
+
+
+def subject(
+    net: Prepared, scratch: Path, images: NDArray[np.float32], threads: int | None
+) -> Subject:
+    """The files that contestants read, written to `scratch`."""
+    spec = scratch / "spec.json"
+    spec.write_text(json.dumps(dict(net.manifest.spec)), encoding="utf-8")
+    np.save(scratch / "images.npy", images)
+    return Subject(
+        spec=spec,
+        weights=(net.folder / WEIGHTS).resolve(),
+        images=scratch / "images.npy",
+        exported=scratch / "exported.onnx",
+        scratch=scratch,
+        threads=threads,
+    )
