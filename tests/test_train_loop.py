@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.train import checkpoint, metrics
+from alexc.train.run import claimed
 from tests.train_nets import DATA, SMALL, Quiet, run, small_net
 
 
@@ -193,6 +194,16 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "other" / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match="run/not-empty"):
         run(net, tmp_path / "other")
+
+
+def test_two_processes_do_not_train_into_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexc.train.run._PATIENCE", 0.1)
+    net = small_net(tmp_path)
+    with claimed(tmp_path / "run"), pytest.raises(UsageError, match="run/busy"):
+        run(net, tmp_path / "run")
+    run(net, tmp_path / "run", stop_after=1)
 
 
 def test_checkpoints_of_another_net_or_recipe_are_refused(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ from alexc.train.optimizer import make_optimizer, restore_states, states_by_name
 from alexc.train.precision import Precision, autocast, choose, storage
 from alexc.train.recipe import graph_for_training
 from alexc.train.run import (
+    LOCK,
     RunRecord,
+    claimed,
     is_run,
     open_run,
     record_of,
@@ -173,26 +175,31 @@ def train(
         precision=precision,
         weights=str(options.weights) if options.weights else None,
     )
-    start = _start(options, record, workers)
-    if start is not None and options.threads is None:
-        record = open_run(options.out).record
+    before = _before(options, record, workers)
+    if before is not None and options.threads is None:
+        record = before
         precision = choose(record.precision, workers.device)
     torch.set_num_threads(record.threads)
     torch.set_flush_denormal(True)
     run = _Run(net, graph, recipe, precision, learnt, tested, options, workers, report)
-    weights = None if start is not None else _first_weights(net, recipe, options)
-    run.prepare(weights, start)
-    if workers.first and start is None:
-        write_record(options.out, record)
-    workers.wait()
-    with _stoppable() as stop:
-        return run.go(stop)
+    weights = _first_weights(net, recipe, options) if before is None else None
+    workers.wait()  # until all have seen what was there before
+    with claimed(options.out) if workers.first else nullcontext():
+        if workers.first and before is None:
+            write_record(options.out, record)
+        workers.wait()
+        run.prepare(weights, checkpoint.latest(options.out) if before is not None else None)
+        with _stoppable() as stop:
+            return run.go(stop)
 
 
-def _start(options: Options, record: RunRecord, workers: Workers) -> Checkpoint | None:
-    """The checkpoint to go on from, or None for a new run. Refuses what would be overwritten."""
+def _before(options: Options, record: RunRecord, workers: Workers) -> RunRecord | None:
+    """What is kept of the run to go on with, or None for a new one.
+
+    Refuses what would be overwritten, and a run of another net, recipe or data.
+    """
     if not is_run(options.out):
-        if options.out.is_dir() and any(options.out.iterdir()):
+        if options.out.is_dir() and any(path.name != LOCK for path in options.out.iterdir()):
             raise usage_fault("run/not-empty", f"{options.out} holds something else than a run")
         return None
     if not options.resume and not workers.restarted:
@@ -201,8 +208,9 @@ def _start(options: Options, record: RunRecord, workers: Workers) -> Checkpoint 
             f"{options.out} is a run already",
             help="--resume goes on with it; another --out starts a new one",
         )
-    refuse_unless_same(options.out, open_run(options.out).record, record)
-    return checkpoint.latest(options.out)
+    before = open_run(options.out).record
+    refuse_unless_same(options.out, before, record)
+    return before
 
 
 def _first_weights(net: Net, recipe: TrainSpec, options: Options) -> dict[str, NDArray[np.float32]]:

@@ -8,10 +8,14 @@ RUN/*.png, index.html what `alexc.train.plots` draws
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from alexc import __version__
 from alexc.diagnostics import AlexcError, Diagnostic, fault, usage_fault
@@ -23,6 +27,8 @@ from alexc.train.checkpoint import WEIGHTS, Checkpoint, latest
 
 FILE = "run.json"
 FORMAT = 1
+LOCK = ".lock"
+_PATIENCE = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,38 @@ def write_record(folder: Path, record: RunRecord) -> None:
         partial.replace(folder / FILE)
     except OSError as error:
         raise usage_fault("file/unwritable", f"{folder}: {error.strerror}") from None
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """While this is open, no other process may train into the folder.
+
+    A worker that torchrun is just taking down gets some seconds. Raises UsageError if the folder is
+    taken for longer, or can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise usage_fault("file/unwritable", f"{folder}: {error.strerror}") from None
+    with file:
+        deadline = time.monotonic() + _PATIENCE
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                raise usage_fault("run/busy", f"another process is training into {folder}")
+            time.sleep(0.1)
+        yield
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the lock, if nobody has it. It is let go of when the process ends, however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: nothing can be said
+    return True
 
 
 def open_run(folder: Path) -> Run:

@@ -3,7 +3,7 @@
     python -m tests.campaigns.train_kills --kills 20 --workers 1 2 --seed 0
 
 A small net with batch norm, dropout and a moving average is trained, with a checkpoint at every
-step. The signal is SIGKILL, to the whole group of processes, drawn over loading, training, testing
+step. The signal is SIGKILL, to all processes of the run, drawn over loading, training, testing
 and saving. Exit status 1 unless the last checkpoints are the same to the byte.
 """
 
@@ -72,8 +72,9 @@ def campaign(folder: Path, kills: int, workers: int, chance: np.random.Generator
         if process.poll() is not None:
             print(f"{workers} workers: the run ended before kill {done + 1}")
             return False
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        for number in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         process.wait()
         done += 1
         print(f"{workers} workers: kill {done}, at step {step_of(killed)}", flush=True)
@@ -82,10 +83,19 @@ def campaign(folder: Path, kills: int, workers: int, chance: np.random.Generator
     )
 
 
+def family(process: int) -> list[int]:
+    """The process and all below it; torchrun's workers are in groups of their own."""
+    found = [process]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, task.read_text().split())
+    return found
+
+
 def _started(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
-        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
