@@ -188,7 +188,7 @@ def test_labels_that_are_none(project: Project) -> None:
         assert project.codes(CLASSIFIER + f"labels: {path}\n") == ["labels/file"], path
     assert project.codes(CLASSIFIER + "labels: 5\n") == ["spec/type"]
     assert project.codes(CLASSIFIER + "labels: [1, 2, 3]\n") == ["spec/type"] * 3
-    assert project.codes(CLASSIFIER + 'labels: ""\n') == ["spec/length"]
+    assert project.codes(CLASSIFIER + 'labels: ""\n') == ["spec/type"]
 
 
 def test_probabilities(project: Project) -> None:
