@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from alexc import __version__
 from alexc.bundle import inputs_digest, staged, tool_versions, up_to_date
+from alexc.calibrate.calibration import FILE as CALIBRATION
+from alexc.calibrate.calibration import Calibration
+from alexc.calibrate.calibration import read as read_calibration
+from alexc.calibrate.images import photo_files
+from alexc.calibrate.narrow import Narrow, narrow, written
 from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
 from alexc.engines.record import DEFAULT_BATCH
 from alexc.frontend import Net, outputs_are_probabilities
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from alexc.verify.report import Report
+    from alexc_runtime.manifest import Bundle
 
     Weights = dict[str, NDArray[np.float32]]
 
@@ -52,7 +58,6 @@ Progress = Callable[[str], None]
 # other two load model.onnx as it is.
 PLAN_ENGINES = ("tensorrt_rtx", "tensorrt")
 MODEL_ENGINES = ("onnxruntime", "openvino")
-PRECISIONS = ("fp32", "tf32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ class Target:
 class Options:
     """What a build is told beside the spec.
 
-    `seed` counts only where `weights` are not given. Without `targets` everything that is installed
+    `seed` counts only where `weights` are not given. `calibrate` are photographs, folders of them,
+    or one calibration.json, from which int8 and fp8 take their ranges; with the others they are
+    what the accuracy is taken on. Without `targets` everything that is installed
     is built for, and what is not is left out; a target that is named must succeed.
     """
 
@@ -77,14 +84,19 @@ class Options:
     precision: str = "fp32"
     targets: tuple[Target, ...] = ()
     batch: BatchRange = DEFAULT_BATCH
+    calibrate: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a build. `report` is None where the bundle was up to date already."""
+    """What came of a build. `report` is None where the bundle was up to date already.
+
+    So is `calibration`, and where the precision takes none.
+    """
 
     manifest: Manifest
     report: Report | None
+    calibration: Calibration | None = None
 
 
 def parse_target(text: str) -> Target:
@@ -117,11 +129,14 @@ def build(net: Net, options: Options, progress: Progress) -> Result:
     with staged(options.out) as stage:
         progress("weights")
         weights = _weights(net, options)
+        model = _narrow(net, options, weights, progress)
         progress("model")
-        write_model(net.graph, weights, stage.folder)
+        write_model(model.graph, weights, stage.folder)
+        if model.calibration is not None:
+            model.calibration.write(stage.folder / CALIBRATION)
         plans = _build_plans(options, stage.folder, progress)
         records = stage.records()
-        report = _verify(net.graph, weights, stage.folder / MODEL, progress)
+        report = _verify(net.graph, weights, stage.folder / MODEL, model, progress)
         if not report.passed:
             raise AlexcError(_rejection(report))
         text = json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n"
@@ -130,7 +145,21 @@ def build(net: Net, options: Options, progress: Progress) -> Result:
         certified = {path: records[path].sha256 for path in (MODEL, WEIGHTS)}
         engines = (*plans, *_model_engines(options, report))
         manifest = stage.commit(_manifest(net, options, key, engines, report, certified))
-    return Result(manifest, report)
+    return Result(manifest, report, model.calibration)
+
+
+def graph_of(bundle: Bundle, graph: Graph, weights: Weights) -> Graph:
+    """The graph that a bundle's model was written from, `graph` being that of its spec.
+
+    Raises AlexcError if the bundle lacks what that takes.
+    """
+    manifest = bundle.manifest
+    precision = manifest.engines[0].precision if manifest.engines else "fp32"
+    calibration = None
+    if CALIBRATION in manifest.files:
+        calibration = read_calibration(bundle.path(CALIBRATION))
+    named = manifest.spec.get("precision") or {}
+    return written(graph, weights, precision, named, calibration)
 
 
 def write_model(graph: Graph, weights: Weights, folder: Path) -> None:
@@ -151,6 +180,7 @@ def _inputs(net: Net, options: Options) -> dict[str, Any]:
         "labels": net.labels,
         "weights": {"file": digest_of(weights)} if weights else {"seed": options.seed},
         "precision": options.precision,
+        "calibrate": [digest_of(path) for path in photo_files(options.calibrate)],
         "targets": [asdict(target) for target in options.targets],
         "batch": asdict(options.batch),
         "versions": tool_versions(),
@@ -163,14 +193,14 @@ def spec_digest(net: Net) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_of(weights: Path) -> str:
-    """SHA-256 of a weights file. Raises UsageError if it can't be read."""
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file that was given. Raises UsageError if it can't be read."""
     try:
-        return sha256(weights)
+        return sha256(file)
     except FileNotFoundError:
-        raise usage_fault("file/missing", f"there is no file {weights}") from None
+        raise usage_fault("file/missing", f"there is no file {file}") from None
     except OSError as error:
-        raise usage_fault("file/unreadable", f"{weights}: {error.strerror}") from None
+        raise usage_fault("file/unreadable", f"{file}: {error.strerror}") from None
 
 
 def _weights(net: Net, options: Options) -> Weights:
@@ -179,6 +209,19 @@ def _weights(net: Net, options: Options) -> Weights:
         return store.read(options.weights, net.graph)
     layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
     return draw(net.graph, net.spec.header.init, layers, options.seed)
+
+
+def _narrow(net: Net, options: Options, weights: Weights, progress: Progress) -> Narrow:
+    """What the model is written from, in the precision that was asked for."""
+    return narrow(
+        net.graph,
+        weights,
+        options.precision,
+        net.spec.header.precision,
+        options.calibrate,
+        _preprocess(net),
+        progress,
+    )
 
 
 def _build_plans(options: Options, folder: Path, progress: Progress) -> list[EngineRecord]:
@@ -226,24 +269,37 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
     """The engines that load model.onnx, with what the verification found of each."""
     results = {result.backend: result for result in report.backends}
     asked = [t.engine for t in options.targets if t.engine in MODEL_ENGINES]
+    # TF32 is how TensorRT multiplies; the model itself is in fp32.
+    precision = "fp32" if options.precision == "tf32" else options.precision
     records = []
     for name in asked or (MODEL_ENGINES if not options.targets else ()):
         result = results.get(name)
         if result is not None and result.passed:
-            records.append(EngineRecord(name, "fp32", "verified", MODEL))
+            records.append(EngineRecord(name, precision, "verified", MODEL))
         elif asked:
             why = result.status if result else "it was not run"
             raise usage_fault("build/target", f"{name} was not verified: {why}")
+        elif result is not None and precision != "fp32":
+            # It may be here and have no kernels for this precision: that must not look like work
+            # left to do.
+            records.append(EngineRecord(name, precision, result.status, None))
     return records
 
 
-def _verify(graph: Graph, weights: Weights, model: Path, progress: Progress) -> Report:
+def _verify(
+    graph: Graph, weights: Weights, model: Path, narrow: Narrow, progress: Progress
+) -> Report:
     from alexc.verify.crosscheck import verify
 
+    samples = narrow.samples
     return verify(
         graph,
         weights,
         model,
+        written=narrow.graph,
+        # Two of the photographs, where there are any: ranges are those of photographs.
+        inputs=None if samples is None else samples.images[:2],
+        samples=samples,
         backends=None,
         progress=lambda step: progress(f"verification: {step}"),
     )
@@ -256,7 +312,10 @@ def _rejection(report: Report) -> Diagnostic:
     if divergence is None:
         message = "nothing could be verified, so there is no bundle"
         return Diagnostic(
-            "build/not-verified", message, notes=tuple(notes), help="install onnxruntime"
+            "build/not-verified",
+            message,
+            notes=tuple(notes),
+            help="install onnxruntime; for bf16 and fp8 openvino",
         )
     row = next(
         row

@@ -252,7 +252,7 @@ def test_weights_that_dont_fit_leave_the_old_bundle(
     [
         (["build", "nowhere.yaml"], "file/missing"),
         (["build", "SPEC", "--weights", "nowhere.safetensors"], "file/missing"),
-        (["build", "SPEC", "--precision", "fp8"], "build/precision"),
+        (["build", "SPEC", "--precision", "fp4"], "build/precision"),
         (["build", "SPEC", "--target", "tensorflow"], "build/target"),
         (["build", "SPEC", "--target", "onnxruntime:8.9"], "build/target"),
         (["build", "SPEC", "--batch", "3,2,1"], "batch/range"),

@@ -32,8 +32,21 @@ def build(
     ] = 0,
     precision: Annotated[
         str,
-        typer.Option("--precision", metavar="P", help="fp32, or tf32 for TensorRT's products."),
+        typer.Option(
+            "--precision",
+            metavar="P",
+            help="fp32, tf32 (TensorRT's products alone), fp16, bf16, int8 or fp8.",
+        ),
     ] = "fp32",
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibrate",
+            metavar="PATH",
+            help="Photographs, or folders of them, that int8 and fp8 take their ranges from; or a "
+            "bundle's calibration.json. May be repeated.",
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,8 +67,9 @@ def build(
     A second build of the same inputs does nothing. If anything fails, DIR holds what it held
     before.
     """
-    from alexc.build import PRECISIONS, Options, parse_target
+    from alexc.build import Options, parse_target
     from alexc.build import build as make
+    from alexc.calibrate.narrow import PRECISIONS
     from alexc.engines.record import parse_batch
 
     if precision not in PRECISIONS:
@@ -73,7 +87,10 @@ def build(
 
         weights = weights_in(weights)
     with steps(enabled=not json) as progress:
-        result = make(net, Options(folder, weights, seed, precision, targets, batches), progress)
+        options = Options(
+            folder, weights, seed, precision, targets, batches, tuple(calibrate or ())
+        )
+        result = make(net, options, progress)
     print_diagnostics(net.warnings)
     if json:
         print_json(_as_json(folder, result))
@@ -102,16 +119,38 @@ def _as_json(folder: Path, result: Result) -> dict[str, Any]:
         ],
         "verified": bool(manifest.verification.passed),
         "up_to_date": result.report is None,
+        "accuracy": [each.to_json() for each in result.report.accuracy] if result.report else [],
     }
 
 
 def _print_summary(folder: Path, result: Result) -> None:
+    from alexc.build import MODEL_ENGINES
+
     manifest, report = result.manifest, result.report
     assert report is not None
     print(f"{folder}: {manifest.name}, verified against {report.reference}")
     for backend in manifest.verification.backends:
-        verdict = "verified" if backend.passed else f"not run: {backend.status}"
+        verdict = "verified" if backend.passed else backend.status
         print(f"  {backend.backend:<13} {verdict}")
     for record in manifest.engines:
-        if record.path is None or record.path.endswith(".plan"):
+        of_model = record.engine in MODEL_ENGINES
+        if not of_model and (record.path is None or record.path.endswith(".plan")):
             print(f"  {record.engine:<13} {record.precision}: {record.status}")
+    if (calibration := result.calibration) is not None:
+        chosen = calibration.tried[calibration.method]
+        print(
+            f"  ranges of {calibration.images} images by {calibration.method}, "
+            f"{chosen.rel_l2:.2%} off on {calibration.held_out} others; "
+            + ", ".join(
+                f"{name} {tried.rel_l2:.2%}"
+                for name, tried in calibration.tried.items()
+                if name != calibration.method
+            )
+        )
+    for accuracy in report.accuracy:
+        agreement = accuracy.top1_agreement
+        same = "" if agreement is None else f", the same class for {agreement:.1%}"
+        print(
+            f"  {accuracy.backend:<13} {accuracy.output} off by {accuracy.rel_l2:.2%}, "
+            f"{accuracy.max_abs:.2g} at most{same} of {accuracy.images} images"
+        )

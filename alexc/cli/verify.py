@@ -41,6 +41,7 @@ def verify(
     The outputs compared last are those of the very bytes in the bundle. Exit status 1 if a backend
     diverges, or none could run.
     """
+    from alexc.build import graph_of
     from alexc.bundle import runtime_faults
     from alexc.verify.crosscheck import verify as cross_check
     from alexc.weights import store
@@ -63,6 +64,7 @@ def verify(
             graph,
             weights,
             opened.path(MODEL),
+            written=graph_of(opened, graph, weights),
             inputs=inputs,
             seed=seed,
             backends=backend,

@@ -53,7 +53,7 @@ from alexc.engines.record import (
 from alexc.weights.store import whole_file
 from alexc_runtime.engines.base import import_obstacle, load
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 # Called as the build goes on, from whatever thread TensorRT builds in: the fraction that is done,
 # from 0 to 1, and TensorRT's name of the phase.
@@ -67,6 +67,7 @@ _TYPES = {
     "HALF": "float16",
     "BF16": "bfloat16",
     "INT8": "int8",
+    "FP8": "float8_e4m3fn",
     "UINT8": "uint8",
     "INT32": "int32",
     "INT64": "int64",

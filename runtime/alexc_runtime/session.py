@@ -231,7 +231,7 @@ def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecor
     """
     records = [record for record in manifest.engines if record.engine == name]
     usable = [record for record in records if record.path is not None]
-    if not ENGINES[name].needs_plan and not usable:
+    if not ENGINES[name].needs_plan and not records:
         of_model = [record for record in manifest.engines if record.path == MODEL]
         written_in = of_model[0].precision if of_model else "fp32"
         usable = [EngineRecord(name, written_in, "not verified by the build", MODEL)]
@@ -241,6 +241,8 @@ def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecor
     if usable:
         held = ", ".join(record.precision for record in usable)
         return f"the bundle holds it in {held}, not in {precision}"
+    if records and not ENGINES[name].needs_plan:
+        return f"the build found that it can't ({records[0].status})"
     status = f" ({records[0].status})" if records else ""
     return f"the bundle holds no plan for it{status}"
 

@@ -14,14 +14,13 @@ from alexc_runtime.manifest import Bundle, EngineRecord
 if TYPE_CHECKING:
     from alexc_runtime.engines.base import Array
 
-# On a CPU with bfloat16 OpenVINO computes in it unless told otherwise. A record says which
-# precision was verified, so that precision is asked for; INT8 is written in the model itself, and
-# what is not INT8 there stays float32.
-_HINTS = {"bf16": "bf16", "fp16": "f16"}
+# On a CPU with bfloat16 OpenVINO computes in it unless told otherwise. Here the model itself says
+# the precision of each layer, and what it leaves in float32 is meant to stay there.
+_PRECISION = "f32"
 
 
 class OpenVino(Engine):
-    """Runs `model.onnx` on OpenVINO's CPU device, in the precision that the record states."""
+    """Runs `model.onnx` on OpenVINO's CPU device, in the precisions that the model states."""
 
     name: ClassVar[str] = "openvino"
 
@@ -32,7 +31,7 @@ class OpenVino(Engine):
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
         openvino: Any = load("openvino")
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS.get(record.precision, "f32"),
+            "INFERENCE_PRECISION_HINT": _PRECISION,
             "PERFORMANCE_HINT": "LATENCY",
             # On, it would leave denormals flushed to zero in the whole process, not here alone.
             "CPU_DENORMALS_OPTIMIZATION": False,

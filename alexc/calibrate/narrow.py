@@ -1,0 +1,138 @@
+"""The graph that a model of some precision is written from, and what it takes to make it.
+
+    fp32, tf32   every layer in fp32 (tf32 is how TensorRT multiplies, and no matter of the model)
+    fp16, bf16   all layers in it but those that lose too much (see `passes.precision`)
+    int8, fp8    convolutions and linear layers on grids (see `passes.quantize`), the rest in fp32
+
+Layers that the spec's `precision:` names keep what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.calibrate import calibration as calibrations
+from alexc.calibrate.calibration import Calibration
+from alexc.calibrate.images import load_images, stand_ins
+from alexc.calibrate.overflow import foretell
+from alexc.diagnostics import AlexcError, fault, usage_fault
+from alexc.graph.graph import Graph, Precision
+from alexc.graph.quantization import QuantizedFormat
+from alexc.passes.inference import inference
+from alexc.passes.precision import with_precision
+from alexc.passes.quantize import quantizable
+from alexc.verify.crosscheck import Samples
+from alexc_runtime.manifest import Preprocess
+
+Weights = Mapping[str, NDArray[np.float32]]
+Images = NDArray[np.float32]
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+_OF_LAYERS: dict[str, Precision] = {"fp16": "fp16", "bf16": "bf16"}
+QUANTIZED: dict[str, QuantizedFormat] = {"int8": "int8", "fp8": "fp8"}
+
+_HOW = "--calibrate DIR, with photographs like those that the net will see"
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """What a model is written from. `samples` are photographs to take its accuracy on."""
+
+    graph: Graph
+    calibration: Calibration | None = None
+    samples: Samples | None = None
+
+
+def written(
+    graph: Graph,
+    weights: Weights,
+    precision: str,
+    named: Mapping[str, Precision],
+    calibration: Calibration | None = None,
+) -> Graph:
+    """The graph, in its inference form, in a precision. int8 and fp8 take a calibration.
+
+    Raises AlexcError calibrate/other if that is of another net or other weights.
+    """
+    plain = inference(graph)
+    result = with_precision(plain, _OF_LAYERS.get(precision, "fp32"), named)
+    if precision in QUANTIZED:
+        if calibration is None or calibration.format != precision:
+            raise fault("calibrate/other", f"the ranges are not those of {precision}", help=_HOW)
+        result = calibration.apply(result, weights)
+    return result
+
+
+def narrow(
+    graph: Graph,
+    weights: Weights,
+    precision: str,
+    named: Mapping[str, Precision],
+    paths: Sequence[Path],
+    preprocess: Preprocess | None,
+    progress: Callable[[str], None],
+) -> Narrow:
+    """As `written`, with ranges measured on the photographs in `paths`, or read from a file there.
+
+    Raises UsageError calibrate/missing if there are no paths and ranges are needed; AlexcError if
+    the images or the file are unfit, and precision/overflow if fp16 will overflow.
+    """
+    calibration, samples, images = None, None, None
+    saved = [path for path in paths if path.suffix == ".json"]
+    if saved and len(paths) > 1:
+        raise usage_fault("calibrate/missing", "give photographs or one calibration.json, not both")
+    if saved:
+        calibration = calibrations.read(saved[0])
+    elif paths:
+        if preprocess is None:
+            raise fault(
+                "calibrate/no-preprocess",
+                "the spec does not say how to read photographs",
+                help="write `preprocess:` into the spec",
+            )
+        progress("calibration: reading images")
+        images = load_images(paths, preprocess)
+    plain = inference(graph)
+    if precision in QUANTIZED:
+        if not paths:
+            raise usage_fault(
+                "calibrate/missing",
+                f"{precision} takes the ranges of real activations, and there are no images",
+                help=_HOW,
+            )
+        if images is not None:
+            calibration, samples = calibrations.calibrate(
+                plain,
+                weights,
+                images,
+                quantizable(plain, named),
+                QUANTIZED[precision],
+                lambda step: progress(f"calibration: {step}"),
+            )
+        return Narrow(written(graph, weights, precision, named, calibration), calibration, samples)
+    result = written(graph, weights, precision, named)
+    if "fp16" in result.precisions.values():
+        progress("calibration: magnitudes")
+        _refuse_overflow(result, weights, images, preprocess)
+    if images is not None and result.precisions:
+        progress("calibration: the reference of the held-out images")
+        _, held_out = calibrations.split(images)
+        samples = Samples(held_out, calibrations.reference_outputs(plain, weights, held_out))
+    return Narrow(result, None, samples)
+
+
+def _refuse_overflow(
+    graph: Graph, weights: Weights, images: Images | None, preprocess: Preprocess | None
+) -> None:
+    from alexc.calibrate.simulate import Simulation
+
+    if images is None:
+        images = stand_ins(graph.input_shape, preprocess)
+    overflow = foretell(graph, Simulation(graph, weights).magnitudes(images))
+    if overflow is not None:
+        raise AlexcError(overflow)
