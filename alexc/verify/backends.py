@@ -228,8 +228,9 @@ class OnnxRuntime(_OnnxBackend):
             self._session = self._load(str(self.model))
         except BackendFault as fault:
             if (format := self._exotic()) is not None:
+                reason = fault.message.rpartition(" : ")[2]
                 raise Unsupported(
-                    f"ONNX Runtime does not run {format} on a CPU ({fault.message})"
+                    f"ONNX Runtime does not run {format} on a CPU: {reason}"
                 ) from fault
             raise
 
@@ -362,7 +363,9 @@ class OpenVino(_OnnxBackend):
         return self._run(self._compile(data), feeds)
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        return self._run(self._compiled, {INPUT: images})
+        found = self._run(self._compiled, {INPUT: images})
+        # Where it does without a cast, what was cast is another name of the result.
+        return {name: found[name] for name in self.graph.outputs if name in found}
 
     def _read(self, model: str | bytes) -> Any:
         import openvino
