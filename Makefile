@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test test-slow check format train-kills clean distclean
+.PHONY: help env build test test-slow check bench format train-kills clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: $(STAMP) ## format, lint, strict types, and which room imports what; chan
 	@$(RUN) -m ruff check --quiet
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest --quiet --no-header -m "not slow" tests/test_imports.py
+
+bench: $(STAMP) ## measure every engine on this machine (4 minutes), and write docs/performance.md
+	@$(RUN) benchmarks/performance.py
 
 format: $(STAMP) ## put format and import order right
 	@$(RUN) -m ruff check --quiet --select I --fix

@@ -37,7 +37,10 @@ _REASON_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to measure: rounds for each batch size, and what one turn in a round is."""
+    """How long to measure: rounds for each batch size, and what one turn in a round is.
+
+    `profile_runs` are the runs in which engines count what layers take; 0 asks them for nothing.
+    """
 
     rounds: int = 9
     seconds: float = 0.15
@@ -158,7 +161,8 @@ class Process:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not data.endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
-                    raise WorkerFault(f"gave no answer for {timeout:.0f} s")
+                    self._process.kill()
+                    raise WorkerFault(f"gave no answer for {timeout:g} s")
                 part = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not part:
                     raise EOFError
@@ -300,7 +304,7 @@ def _look(result: Result, process: Process, batches: Sequence[int], pace: Pace) 
     """Ask for memory and layers. A contestant that fails here keeps its times."""
     with suppress(WorkerFault):
         result.peak_bytes = process.ask("memory", _CHECK_TIMEOUT)["peak_bytes"]
-        for batch in batches:
+        for batch in batches if pace.profile_runs else ():
             answer = process.ask("profile", _CHECK_TIMEOUT, batch=batch, runs=pace.profile_runs)
             if answer["nodes"]:
                 result.nodes[batch] = answer["nodes"]

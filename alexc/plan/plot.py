@@ -17,6 +17,7 @@ from alexc.weights.store import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Json = Mapping[str, Any]
 
@@ -61,6 +62,7 @@ def plot(result: Json, path: Path) -> None:
         if len(sizes) > 1:
             _throughput(axes[-1], result, sizes)
         figure.suptitle(_title(result), fontsize=10.5, color=_TEXT, x=0.01, ha="left")
+        _legend(figure)
         data = io.BytesIO()
         kind = path.suffix.lower().removeprefix(".")
         fixed = {"Date": None} if kind == "svg" else None
@@ -103,12 +105,10 @@ def _latency(axis: Axes, result: Json, batch: int) -> None:
         )
     axis.set_yticks(list(places), [f"{r['engine']} {r['precision']}" for r in rows])
     axis.invert_yaxis()
-    widest = max((row["p50_ms"] for row in rows), default=1.0)
-    axis.set_xlim(0, widest * 1.25)
+    widest = max((row["quartiles_ms"][1] for row in rows), default=1.0)
+    axis.set_xlim(0, widest * 1.3)  # room for the numbers
     what = "one image" if batch == 1 else f"a batch of {batch}"
     _style(axis, f"milliseconds for {what}")
-    axis.plot([], [], color=_LIMIT, label="limit of the machine")
-    axis.legend(loc="lower right", frameon=False, fontsize=_SMALL)
 
 
 def _throughput(axis: Axes, result: Json, sizes: Sequence[int]) -> None:
@@ -131,14 +131,51 @@ def _throughput(axis: Axes, result: Json, sizes: Sequence[int]) -> None:
             linewidth=2 if ours else 1.2,
             marker="o",
             markersize=4,
-            label=" ".join(key),
+        )
+    heights = {index: row["images_per_s"] for index, row in enumerate(largest)}
+    top = max(heights.values(), default=1.0)
+    for index, height in _apart(heights, top / 22).items():
+        row = largest[index]
+        axis.annotate(
+            f"{row['engine']} {row['precision']}",
+            (sizes[-1], height),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=_SMALL,
+            color=_LINES[index % len(_LINES)],
         )
     axis.set_xscale("log", base=2)
     axis.set_xticks(list(sizes), [str(size) for size in sizes])
     axis.minorticks_off()
-    axis.set_ylim(bottom=0)
+    axis.set_xlim(right=sizes[-1] * (sizes[-1] / sizes[0]) ** 0.6)  # room for the names
+    axis.set_ylim(0, top * 1.1)
     _style(axis, "images a second, by batch size")
-    axis.legend(frameon=False, fontsize=_SMALL - 1, loc="upper left")
+
+
+def _apart(heights: Mapping[int, float], least: float) -> dict[int, float]:
+    """The heights, pushed up where two would be closer than `least`."""
+    moved: dict[int, float] = {}
+    last = float("-inf")
+    for index in sorted(heights, key=lambda each: heights[each]):
+        last = moved[index] = max(heights[index], last + least)
+    return moved
+
+
+def _legend(figure: Figure) -> None:
+    """What the colours mean, once for all bars."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=_OURS, label="alexc"),
+        Patch(color=_PEER, label="peers"),
+        Line2D([], [], color=_TEXT, linewidth=1.2, label="middle half of the runs"),
+        Line2D([], [], color=_LIMIT, label="limit of the machine"),
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=4, frameon=False, fontsize=_SMALL
+    )
 
 
 def _style(axis: Axes, title: str) -> None:

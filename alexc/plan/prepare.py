@@ -102,9 +102,9 @@ def write_bundle(
     from alexc.lower.to_onnx import serialize, to_onnx
 
     plain = inference(net.graph)
-    graphs = {MODEL: plain, ONNX_RUNTIME_MODEL: lrn_form(plain, "banded"), **forms}
-    if not graphs[ONNX_RUNTIME_MODEL].forms:
-        del graphs[ONNX_RUNTIME_MODEL]
+    graphs = {MODEL: plain, **forms}
+    if (banded := lrn_form(plain, "banded")).forms and not forms:
+        graphs[ONNX_RUNTIME_MODEL] = banded
     engines = [
         EngineRecord(
             "onnxruntime",

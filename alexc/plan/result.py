@@ -11,7 +11,7 @@ from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Tanh
 from alexc.plan.limit import layer_limits, net_limit
 from alexc.plan.machine import Machine
 from alexc.plan.measure import Result
-from alexc.plan.timing import compare
+from alexc.plan.timing import Comparison, compare
 
 # A row's class: `exact` within what rounding in fp32 explains, `fast` within this of the reference
 # in the Euclidean norm, else `coarse`.
@@ -49,7 +49,7 @@ def result(
                 )
     shortest = {(each["precision"], each["batch"]): each["ms"] for each in limits}
     rows = [
-        _row(each, batch, shortest.get((each.contestant.precision, batch)))
+        row(each, batch, shortest.get((each.contestant.precision, batch)))
         for batch in batches
         for each in results
     ]
@@ -71,9 +71,10 @@ def result(
     }
 
 
-def _row(result: Result, batch: int, limit: float | None) -> dict[str, Any]:
+def row(result: Result, batch: int, limit: float | None) -> dict[str, Any]:
+    """The row of one contestant for one batch size; `limit` in milliseconds, if there is one."""
     contestant, times, error = result.contestant, result.times.get(batch), result.errors.get(batch)
-    row: dict[str, Any] = {
+    found: dict[str, Any] = {
         "engine": contestant.engine,
         "family": contestant.family,
         "precision": contestant.precision,
@@ -96,11 +97,11 @@ def _row(result: Result, batch: int, limit: float | None) -> dict[str, Any]:
         "peak_bytes": result.peak_bytes,
     }
     if times is None:
-        row["status"] = ("not run: " if result.missing else "failed: ") + (result.fault or "")
-        return row
+        found["status"] = ("not run: " if result.missing else "failed: ") + (result.fault or "")
+        return found
     if error is not None:
-        row["class"] = "exact" if error.exact else "fast" if error.rel_l2 <= FAST else "coarse"
-    row |= {
+        found["class"] = "exact" if error.exact else "fast" if error.rel_l2 <= FAST else "coarse"
+    found |= {
         "p50_ms": rounded(times.p50),
         "p99_ms": rounded(times.p99),
         "quartiles_ms": [rounded(each) for each in times.quartiles],
@@ -108,9 +109,9 @@ def _row(result: Result, batch: int, limit: float | None) -> dict[str, Any]:
         "round_ms": [rounded(each) for each in times.medians],
         "images_per_s": rounded(batch * 1e3 / times.p50),
     }
-    if row["limit_ms"] is not None:
-        row["of_limit"] = rounded(row["limit_ms"] / times.p50)
-    return row
+    if found["limit_ms"] is not None:
+        found["of_limit"] = rounded(found["limit_ms"] / times.p50)
+    return found
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> list[dict[str, Any]]:
@@ -128,7 +129,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> l
                 continue
             best = min(own, key=lambda row: row["p50_ms"])
             for peer in (row for row in here if row["family"] == "peer"):
-                result = compare(best["round_ms"], peer["round_ms"])
+                result = comparison(best, peer)
                 found.append(
                     {
                         "class": kind,
@@ -141,6 +142,11 @@ def _comparisons(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> l
                     }
                 )
     return found
+
+
+def comparison(one: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison:
+    """How many times as fast one row is as another that was measured in the same rounds."""
+    return compare(one["round_ms"], other["round_ms"])
 
 
 def _layers(

@@ -17,6 +17,8 @@ import numpy as np
 
 # The least chance that the interval of a comparison holds the true median ratio.
 CONFIDENCE = 0.95
+# With fewer no interval is that sure: 1 − 2 · 2^−5 = 0.94.
+_FEWEST_ROUNDS = 6
 
 Verdict = Literal["faster", "slower", "tie"]
 
@@ -58,10 +60,13 @@ class Comparison:
     ratio: float
     low: float
     high: float
+    rounds: int
 
     @property
     def verdict(self) -> Verdict:
-        """A tie if the interval holds 1."""
+        """A tie if the interval holds 1, or comes of too few rounds to say anything."""
+        if self.rounds < _FEWEST_ROUNDS:
+            return "tie"
         if self.low > 1:
             return "faster"
         return "slower" if self.high < 1 else "tie"
@@ -71,14 +76,14 @@ def compare(one: Sequence[float], other: Sequence[float]) -> Comparison:
     """From the medians of each round, in their order."""
     ratios = sorted(b / a for a, b in zip(one, other, strict=True))
     low, high = median_interval(len(ratios))
-    return Comparison(median(ratios), ratios[low], ratios[high])
+    return Comparison(median(ratios), ratios[low], ratios[high], len(ratios))
 
 
 def median_interval(count: int) -> tuple[int, int]:
     """The indices between which, of so many sorted samples, the true median lies with CONFIDENCE.
 
     Each sample is as likely above the median as below, so how many are below is a number of heads
-    in `count` tosses. Of fewer than six samples, no interval is that sure: it is all of them.
+    in `count` tosses. Of fewer than six samples it is all of them, and not that sure.
     """
     outside, low = 0.0, 0
     for heads in range(count // 2):

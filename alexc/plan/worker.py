@@ -124,6 +124,8 @@ def _peak_bytes() -> int:
 
 def _agree(found: Outputs, first: Outputs) -> bool:
     for name, array in first.items():
+        if found[name].shape != array.shape:
+            return False
         scale = float(np.abs(array).max(initial=0.0))
         # Written so that NaN does not agree.
         if not np.abs(found[name] - array).max(initial=0.0) <= _SAME * scale:
