@@ -94,11 +94,8 @@ def test_every_command_of_the_command_line_is_in_the_table() -> None:
     from alexc.cli.main import app
 
     listed = set(re.findall(r"^\| `alexc (\w+)", README, re.MULTILINE))
-    assert listed == {
-        command.name or command.callback.__name__
-        for command in app.registered_commands
-        if command.callback
-    }
+    commands = [command.name for command in app.registered_commands]
+    assert listed == {*commands, *(group.name for group in app.registered_groups)}
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -37,11 +37,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, inspect, build, verify, bench, predict, train, features, new, diff, schema):
-    app.command()(command)
-app.command(name="eval")(evaluate)
+# In the order in which a newcomer meets them, which is how `--help` lists them.
+for name, command in (
+    ("check", check),
+    ("inspect", inspect),
+    ("build", build),
+    ("verify", verify),
+    ("predict", predict),
+    ("train", train),
+    ("eval", evaluate),
+    ("bench", bench),
+    ("import", import_),
+    ("new", new),
+    ("diff", diff),
+    ("schema", schema),
+    ("features", features),
+):
+    app.command(name)(command)
 app.add_typer(data, name="data")
-app.command(name="import")(import_)
 
 
 def _version(wanted: bool) -> None:
