@@ -6,9 +6,11 @@ import gzip
 import json
 import pickle  # noqa: TID251  (to write what others write; nothing here loads it)
 import struct
+import sys
 import tarfile
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexc.diagnostics import AlexcError, UsageError
+from alexc.train import checkpoint, metrics
 from alexc.train.data import photos
 from alexc.train.data.colours import components
 from alexc.train.data.dataset import ArrayDataset, ImageForm, with_channels
 from alexc.train.data.order import epoch_order, share
 from alexc.train.data.pack import PackOptions, pack
 from alexc.train.data.uri import Split, open_data
+from tests.train_nets import SMALL, run, small_net
 
 GREY = ImageForm(1, (28, 28), 10)
 COLOUR = ImageForm(3, (32, 32), 10)
@@ -266,6 +270,104 @@ def test_more_classes_than_outputs(tmp_path: Path) -> None:
     folder = _photos(tmp_path / "set")
     with pytest.raises(AlexcError, match="has the label 2, and the net 2 outputs"):
         _open(f"folder:{folder}", "train", ImageForm(3, (24, 20), 2))
+
+
+def test_photos_of_every_kind_become_what_the_net_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "all"
+    folder.mkdir(parents=True)
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(40, 30).astype(np.uint16)
+    Image.fromarray(ramp).save(folder / "0-sixteen-bits.png")
+    Image.fromarray((ramp // 257).astype(np.uint8)).save(folder / "1-grey.png")
+    Image.new("RGBA", (30, 40), (255, 0, 0, 0)).save(folder / "2-transparent.png")
+    turned = Image.new("RGB", (40, 30), (0, 0, 0))
+    turned.paste((255, 255, 255), (0, 0, 20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: upright, its left side is on top
+    turned.save(folder / "3-turned.jpg", exif=exif, quality=95)
+    data = _open(f"folder:{tmp_path / 'set'}", "train", ImageForm(3, (40, 30), 1))
+    assert data.damaged == ()
+    images, _ = data.read(np.arange(4))
+    np.testing.assert_allclose(images[0], images[1], atol=1)
+    assert images[2].min() == 255  # over white
+    assert images[3, :15].mean() > 240
+    assert images[3, 25:].mean() < 15
+
+
+def test_images_of_another_size_than_the_spec_are_refused(tmp_path: Path) -> None:
+    _mnist(tmp_path, packed=False)
+    net = small_net(tmp_path, SMALL.replace("height: 10, width: 12", "height: 40, width: 42"))
+    with pytest.raises(AlexcError) as caught:
+        run(net, tmp_path / "run", "train.batch=4", data=f"mnist:{tmp_path}")
+    assert caught.value.diagnostics[0].code == "data/classes"
+    net = small_net(
+        tmp_path,
+        SMALL.replace("height: 10, width: 12", "height: 40, width: 42").replace(
+            "out_features: 5", "out_features: 10"
+        ),
+    )
+    with pytest.raises(AlexcError) as caught:
+        run(net, tmp_path / "run", "train.batch=4", data=f"mnist:{tmp_path}")
+    assert caught.value.diagnostics[0].code == "data/size"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_on_photos_that_are_not_held_goes_on_and_survives_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    folder = _photos(tmp_path / "set")
+    (folder / "bee" / "00.png").write_bytes(b"no photo")
+    net = small_net(tmp_path, SMALL.replace("epochs: 3", "epochs: 2"))
+    monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.0)
+
+    def start(name: str, stop: int | None) -> bytes:
+        out, uri = tmp_path / name, f"folder:{folder}"
+        run(net, out, "train.batch=8", data=uri, resume=True, stop_after=stop, processes=processes)
+        last = checkpoint.latest(out)
+        assert last is not None
+        return (last.folder / checkpoint.TRAINING).read_bytes()
+
+    whole = start("whole", None)
+    assert [start("parts", stop) == whole for stop in (2, 3, None)] == [False, False, True]
+    epochs = [line for line in metrics.read(tmp_path / "whole") if line["kind"] == "epoch"]
+    assert 1 <= sum(line["damaged"] for line in epochs) <= 2
+
+
+# ---- the hub -------------------------------------------------------------------------------------
+
+
+class _Label:
+    names: ClassVar = ["ant", "bee"]
+
+
+class _Rows:
+    """As much of the package `datasets` as is used, with six photos."""
+
+    features: ClassVar = {"img": None, "label": _Label()}
+
+    def __getitem__(self, key: str | int) -> Any:
+        if key == "label":
+            return [0, 1, 0, 1, 0, 1]
+        assert isinstance(key, int)
+        if key == 3:
+            raise OSError("cut short")
+        return {"img": Image.new("L", (30, 20), 10 * key), "label": key % 2}
+
+
+def test_a_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ModuleType("datasets")
+    fake.load_dataset = lambda _: {"train": _Rows(), "validation": _Rows()}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    data = _open("hf:owner/ants", "test")
+    assert (len(data), data.shape, data.classes) == (5, (24, 20, 3), ("ant", "bee"))
+    assert data.damaged == ("hf:owner/ants, row 3: cut short",)
+    assert data.read(np.array([4]))[0].mean() == 50
+    fake.load_dataset = lambda _: {"extra": _Rows()}  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="has no part to test: extra"):
+        _open("hf:owner/ants", "test")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match="needs the package datasets"):
+        _open("hf:owner/ants", "test")
 
 
 # ---- shards --------------------------------------------------------------------------------------

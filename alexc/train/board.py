@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from alexc.diagnostics import usage_fault
@@ -24,19 +25,22 @@ _STEP = {
 }
 
 
+def require() -> None:
+    """Raise UsageError if the package tensorboard is not there."""
+    if find_spec("tensorboard") is None:
+        raise usage_fault(
+            "train/package",
+            "--tensorboard needs the package tensorboard",
+            help="pip install 'alexc[train]'",
+        )
+
+
 class Board:
     """Writes event files. A run that goes on hides what was written after its checkpoint."""
 
     def __init__(self, run: Path, step: int) -> None:
-        """Raises UsageError if the package tensorboard is not there."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise usage_fault(
-                "train/package",
-                "--tensorboard needs the package tensorboard",
-                help="pip install 'alexc[train]'",
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run / FOLDER), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:

@@ -29,9 +29,8 @@ from alexc.frontend import Net
 from alexc.graph.graph import Graph
 from alexc.lower.to_torch import TorchNet, to_torch
 from alexc.spec.recipe import TrainSpec
-from alexc.train import checkpoint
+from alexc.train import board, checkpoint
 from alexc.train.augment import Draw, Pixels
-from alexc.train.board import Board
 from alexc.train.checkpoint import Checkpoint, State, Sums
 from alexc.train.data.dataset import Dataset
 from alexc.train.data.loader import batches
@@ -156,6 +155,8 @@ def train(
             "of one size",
             help="choose train.batch and train.accumulate so that it divides",
         )
+    if options.tensorboard:
+        board.require()
     graph = graph_for_training(net.graph)
     form = form_for(net, graph, stored_size(net, recipe.resize))
     learnt, tested = open_data(uri, "train", form), open_data(uri, "test", form)
@@ -251,7 +252,7 @@ class _Run:
         self.steps = self.per_epoch * recipe.epochs
         self.state = State()
         self.average: dict[str, Tensor] | None = None
-        self.board: Board | None = None
+        self.board: board.Board | None = None
 
     # ---- setting up ------------------------------------------------------------------------------
 
@@ -314,7 +315,7 @@ class _Run:
             self.metrics = Metrics(self.options.out, state.step, self.report.say)
             self.report.begin(self.graph.name, state.step, self.steps, self.per_epoch)
             if self.options.tensorboard:
-                self.board = Board(self.options.out, state.step)
+                self.board = board.Board(self.options.out, state.step)
             for data in (self.learnt, self.tested):
                 if data.damaged:
                     self.report.say(told(data.damaged))

@@ -47,6 +47,8 @@ def batches(
         source,
         batch_sampler=sampler,
         num_workers=processes,
+        # A process with threads must not be copied as it stands.
+        multiprocessing_context="forkserver" if processes else None,
         collate_fn=_collated,
         prefetch_factor=4 if processes else None,
     )
