@@ -72,6 +72,8 @@ class Backend(ABC):
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     reads_model: ClassVar[bool]
+    # Whether a model that it can't load is its own limit, where nobody asked for this backend.
+    optional: ClassVar[bool] = False
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -173,7 +175,7 @@ class Torch(Backend):
                 inputs = tuple(torch.from_numpy(array) for array in trial.inputs)
                 try:
                     results.append(functional_call(layer, weights, inputs, strict=False).numpy())
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  (whatever a layer raises is a finding)
                     results.append(BackendFault(_first_line(error), trial.node.name))
         return results
 
@@ -301,8 +303,10 @@ def _run(session: Any, feeds: Mapping[str, Tensor]) -> Tensors:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+    """What went wrong, without the places in the source of a library that pass it on."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith("Exception from ")]
+    return f"{type(error).__name__}: {telling[0][:300]}" if telling else type(error).__name__
 
 
 @final
@@ -311,6 +315,7 @@ class OpenVino(_OnnxBackend):
 
     name: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
+    optional: ClassVar[bool] = True
 
     def open(self) -> None:
         self._compiled = self._compile(str(self.model))
@@ -319,7 +324,9 @@ class OpenVino(_OnnxBackend):
         """A copy in memory of which every named tensor is an output, in float32."""
         network = self._read(str(self.model))
         already = {name for output in network.outputs for name in output.names}
-        named = [node.name for node in self.graph.nodes if node.name not in already]
+        # What no output depends on is gone already.
+        there = {n for op in network.get_ops() for output in op.outputs() for n in output.names}
+        named = [n.name for n in self.graph.nodes if n.name in there and n.name not in already]
         try:
             network.add_outputs(named)
         except Exception as error:

@@ -64,7 +64,9 @@ def _not_finite(
     what = "NaN" if np.isnan(got).any() else "infinity"
     message = f"{int((~finite).sum())} of {got.size} numbers are not finite ({what})"
     if peaks is not None and peaks[image] > largest:
-        message += f"; the reference passes through {peaks[image]:.3g}, and {largest:.3g} is the largest number"
+        message += (
+            f"; the reference passes through {peaks[image]:.3g}, and {largest:.3g} is the largest"
+        )
     return message
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,17 @@ from alexc.verify.backends import BACKENDS, Backend, Subject, Trial
 from alexc.verify.compare import compare, first_divergence
 from alexc.verify.grid import off_ties, weight_steps
 from alexc.verify.precision import as_kept, of_layers
+from alexc.verify.processes import Crew, Ended
 from alexc.verify.reference import Expectation, expect, layer_alone, local_weights
 from alexc.verify.report import Accuracy, BackendResult, Check, Report, Row
 
 # Images of the batch on which layers are run alone: that is tight already with two.
 _IMAGES_ALONE = 2
+
+# Seconds that a backend may take for one step. None of them needs a tenth of it for AlexNet.
+PATIENCE = 120.0
+
+_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ def verify(
     backends: Sequence[str] | None = None,
     batch: int = 2,
     progress: Callable[[str], None] | None = None,
+    isolate: bool = True,
+    patience: float = PATIENCE,
 ) -> Report:
     """Hold every backend against the float64 reference, layer by layer and end to end.
 
@@ -64,59 +73,91 @@ def verify(
     are names of BACKENDS; by default all that are installed and have something to run. `progress`
     is told what is being done.
 
+    Each backend runs in a process of its own, which may take `patience` seconds for each of its
+    steps; with `isolate` false they run in this one, where a crash is a crash of everything.
+
     Raises UsageError for backends that don't exist and inputs of another shape.
     """
     say = progress or (lambda _: None)
     images = _images(graph, inputs, batch, seed)
-    say("computing the reference")
-    plain = _Standard(graph, weights, images, seed)
-    narrow = plain
-    if written is not None and (written.precisions or written.quantized):
-        say("computing the reference in the model's precision")
-        narrow = _Standard(written, weights, images, seed)
     subject = Subject(graph, weights, model, written or inference(graph))
-    in_file = None
-    results: list[BackendResult] = []
-    rows: list[Row] = []
+    results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends)}
+    for kind in results:
+        if (status := _cannot_run(kind, model)) is not None:
+            results[kind] = BackendResult(kind.name, status, None)
+    running = [kind for kind, result in results.items() if not result.status]
+    in_file = _model_faults(subject)
+    findings: list[_Findings] = []
     accuracies: list[Accuracy] = []
-    for kind in _chosen(backends):
-        status = _cannot_run(kind, model)
-        if status is not None:
-            results.append(BackendResult(kind.name, status, None))
-            continue
-        say(f"running {kind.name}")
-        standard = narrow if kind.reads_model else plain
-        exact = None
-        if narrow is not plain and kind.reads_model:
-            exact = samples or Samples(images, plain.expected.values)
-        backend = kind(subject)
-        findings = _Findings(kind, backend.graph, standard)
-        request = _request(kind, subject, standard, exact.images if exact else None)
-        for answer in answers(backend, lambda request=request: request):  # type: ignore[misc]
-            findings.take(answer)
-        if kind.reads_model and model is not None:
-            if in_file is None:
-                from alexc.verify.onnx_parts import parameters
+    with ExitStack() as stack:
+        crew = None
+        if isolate and running:
+            file = None if in_file or model is None else model.parent / _WEIGHTS
+            crew = stack.enter_context(Crew(running, subject, file, patience))
+        say("computing the reference")
+        plain = narrow = _Standard(graph, weights, images, seed)
+        if subject.written.precisions or subject.written.quantized:
+            say("computing the reference in the model's precision")
+            narrow = _Standard(subject.written, weights, images, seed)
+        for kind in running:
+            say(f"running {kind.name}")
+            standard = narrow if kind.reads_model else plain
+            found = _Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
+            exact = None
+            if narrow is not plain and kind.reads_model:
+                exact = samples or Samples(images, plain.expected.values)
+            request = found.request(exact.images if exact else None)
+            for answer in _ask(kind, subject, request, crew):
+                found.take(answer)
+            if kind.reads_model:
+                found.take_weights(in_file)
+            findings.append(found)
+            results[kind] = found.result()
+            if exact is not None:
+                accuracies += [
+                    Accuracy.of(kind.name, name, got, exact.exact[name])
+                    for name, got in found.samples.items()
+                ]
+    rows = [row for found in findings for row in found.rows if found.unsupported is None]
+    return Report(
+        _passed(results, model, asked=set(backends or ())),
+        "float64 numpy",
+        list(results.values()),
+        rows,
+        first_divergence(graph, rows),
+        accuracies,
+    )
 
-                in_file = different_weights(weights, parameters(model, subject.written))
-            findings.weights(in_file)
-        result = findings.result()
-        results.append(result)
-        if result.passed is not None:
-            rows += findings.rows
-        if exact is not None:
-            accuracies += [
-                Accuracy.of(kind.name, name, got, exact.exact[name])
-                for name, got in findings.samples.items()
-            ]
-    asked = set(backends or ())
-    ran = [result for result in results if result.passed is not None]
-    passed = bool(ran) and all(result.passed for result in ran)
-    passed = passed and all(r.passed is not None for r in results if r.backend in asked)
-    if model is not None:
-        passed = passed and any(BACKENDS[result.backend].reads_model for result in ran)
-    divergence = first_divergence(graph, rows)
-    return Report(passed, "float64 numpy", results, rows, divergence, accuracies)
+
+def _ask(
+    kind: type[Backend], subject: Subject, request: Request, crew: Crew | None
+) -> Iterator[Answer | Ended]:
+    if crew is not None:
+        return crew.ask(kind, request)
+    return answers(kind(subject), lambda: request)
+
+
+def _passed(
+    results: Mapping[type[Backend], BackendResult], model: Path | None, asked: set[str]
+) -> bool:
+    """Something ran, all that ran passed, what was asked for ran, and the model was run by one."""
+    ran = {kind: result for kind, result in results.items() if result.passed is not None}
+    return (
+        bool(ran)
+        and all(result.passed for result in ran.values())
+        and all(r.passed is not None for r in results.values() if r.backend in asked)
+        and (model is None or any(kind.reads_model for kind in ran))
+    )
+
+
+def _model_faults(subject: Subject) -> dict[str, str]:
+    """What is wrong with the weights that the model refers to, by whole name."""
+    if subject.model is None:
+        return {}
+    from alexc.verify.onnx_parts import parameters
+
+    wanted = {name: subject.weights[name] for name in subject.written.parameters}
+    return different_weights(wanted, parameters(subject.model, subject.written))
 
 
 def _images(
@@ -226,42 +267,56 @@ def _over_the_grid(
     return [inputs[0] * scale, *inputs[1:]]
 
 
-def _request(
-    backend: type[Backend], subject: Subject, standard: _Standard, samples: Any
-) -> Request:
-    """What a backend is asked: every layer of its graph, which may have no dropout any more."""
-    graph = subject.written if backend.reads_model else subject.graph
-    alone, provoked = (
-        [
-            Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
-            for node in graph.nodes
-        ]
-        for group in standard.trials
-    )
-    return Request(standard.images, alone, provoked, samples)
+def _needed(graph: Graph) -> set[str]:
+    """The layers that an output depends on. Backends may leave out the others."""
+    needed = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return needed
 
 
 class _Findings:
     """What the answers of one backend come to: rows, and how it fared."""
 
-    def __init__(self, backend: type[Backend], graph: Graph, standard: _Standard) -> None:
-        self.backend = backend.name
-        self.graph = graph
+    def __init__(
+        self, kind: type[Backend], subject: Subject, standard: _Standard, *, asked_for: bool
+    ) -> None:
+        self.backend = kind.name
+        self.may_lack = kind.optional and not asked_for
+        self.graph = subject.written if kind.reads_model else subject.graph
         self.standard = standard
+        self.needed = _needed(self.graph)
         self.rows: list[Row] = []
         self.failures: list[str] = []
         self.unsupported: str | None = None
         self.samples: dict[str, NDArray[Any]] = {}
 
-    def take(self, answer: Answer) -> None:
+    def request(self, samples: NDArray[np.float32] | None) -> Request:
+        """What the backend is asked: every layer of its graph, which may have no dropout."""
+        alone, provoked = (
+            [
+                Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
+                for node in self.graph.nodes
+            ]
+            for group in self.standard.trials
+        )
+        return Request(self.standard.images, alone, provoked, samples)
+
+    def take(self, answer: Answer | Ended) -> None:
         """Compare what one step gave."""
+        if isinstance(answer, Ended):
+            self.failures.append(answer.status)
+            return
         if answer.unsupported:
             self.unsupported = answer.failure
+        elif answer.step == "open" and answer.failure is not None and self.may_lack:
+            self.unsupported = f"it can't load the model ({answer.failure})"
         elif answer.failure is not None:
-            self.failures.append(answer.failure)
+            self.failures.append(f"failed: {answer.failure}")
         match answer.step:
             case "parameters":
-                self.weights(answer.faults)
+                self.take_weights(answer.faults)
             case "alone" | "provoked":
                 self._alone(answer)
             case "end_to_end":
@@ -273,7 +328,7 @@ class _Findings:
             case "open":
                 self._blame(answer.failure)
 
-    def weights(self, faults: Mapping[str, str]) -> None:
+    def take_weights(self, faults: Mapping[str, str]) -> None:
         """A row for every weight: as it should be, or what is wrong with it."""
         for node in self.graph.nodes:
             for whole in node.parameter_names().values():
@@ -285,7 +340,7 @@ class _Findings:
         """How the backend fared in all."""
         if self.unsupported is not None:
             return BackendResult(self.backend, f"not run: {self.unsupported}", None)
-        status = f"failed: {self.failures[0]}" if self.failures else "ran"
+        status = self.failures[0] if self.failures else "ran"
         passed = not self.failures and all(row.passed for row in self.rows)
         return BackendResult(self.backend, status, passed)
 
@@ -308,7 +363,7 @@ class _Findings:
                 self._compare(name, check, got, value, tolerance, expected.peaks[name])
             elif name in answer.faults:
                 self._add(name, check, None, answer.faults[name])
-            elif answer.failure is None:
+            elif answer.failure is None and name in self.needed:
                 self._add(name, check, None, f"{self.backend} has no tensor {name}")
         if not answer.faults:
             self._blame(answer.failure)

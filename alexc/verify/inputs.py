@@ -41,7 +41,7 @@ def batch(shape: Shape, images: int, seed: int, kinds: Sequence[str] = KINDS) ->
 
 
 def image(kind: str, shape: Shape, generator: np.random.Generator) -> Images:
-    """One image of a kind, in the range of normalised photographs unless the kind says otherwise."""
+    """One image of a kind, as large as normalised photographs unless the kind says otherwise."""
     if kind == "structured":
         return structured(shape, generator)
     if kind == "zeros":
@@ -60,7 +60,7 @@ def image(kind: str, shape: Shape, generator: np.random.Generator) -> Images:
 
 
 def structured(shape: Shape, generator: np.random.Generator) -> Images:
-    """What a photograph is made of: a 1/f spectrum alike in all channels, an edge and a gradient."""
+    """What photographs are made of: a 1/f spectrum alike in all channels, an edge, a gradient."""
     channels, (height, width) = shape[0], (shape[1:] if len(shape) == 3 else (1, 1))
     down = np.fft.fftfreq(height)[:, np.newaxis]
     across = np.fft.rfftfreq(width)[np.newaxis, :]
@@ -74,7 +74,8 @@ def structured(shape: Shape, generator: np.random.Generator) -> Images:
     angle = generator.uniform(0, 2 * math.pi)
     along = np.cos(angle) * x + np.sin(angle) * y
     picture += 0.5 * along + np.where(along > generator.uniform(-0.3, 0.3), 0.7, -0.7)
-    return picture.reshape(shape).astype(np.float32)
+    images: Images = picture.reshape(shape).astype(np.float32)
+    return images
 
 
 def provoking_inputs(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,14 +50,11 @@ def parameters(model: Path, graph: Graph) -> dict[str, NDArray[np.float32]]:
         if tensor.data_location != TensorProto.EXTERNAL:
             found[tensor.name] = numpy_helper.to_array(tensor)
             continue
-        place = ExternalDataInfo(tensor)
+        place: Any = ExternalDataInfo(tensor)
         shape = tuple(tensor.dims)
-        try:
-            found[tensor.name] = np.memmap(
-                model.parent / place.location, "<f4", "r", place.offset or 0, shape
-            )
-        except (OSError, ValueError):
-            continue
+        file, offset = model.parent / place.location, int(place.offset or 0)
+        with suppress(OSError, ValueError):
+            found[tensor.name] = np.memmap(file, np.dtype("<f4"), "r", offset, shape)
     return found
 
 

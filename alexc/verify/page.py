@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing beside it: the verdict, one plot, the whole table."""
+"""A report as one HTML page that needs nothing beside it: verdict, one plot, the whole table."""
 
 from __future__ import annotations
 

@@ -157,13 +157,13 @@ def _root_of_terms(call: Call, each: Array) -> Array:
     return roots
 
 
-def _distinct_terms(products: Array, largest: NDArray[np.float32]) -> float:
+def _distinct_terms(products: Array, largest: Array) -> float:
     """The sum of m² over the distinct products, m being how often each occurs; the largest sampled.
 
     Products count as alike if they are within a quarter unit in the last place of the largest
     partial sum: they are rounded alike. At least 1, for the bias.
     """
-    unit = np.maximum(largest.astype(np.float64), _SMALLEST)[:, np.newaxis] * 2.0**-25
+    unit = np.maximum(largest, _SMALLEST)[:, np.newaxis] * 2.0**-25
     with np.errstate(over="ignore", invalid="ignore"):
         alike = np.rint(products / unit)
     alike[products == 0] = np.inf
@@ -190,7 +190,8 @@ def _products(call: Call, image: int, chosen: NDArray[np.int64]) -> Array:
             for o, g, y, x in zip(out, out // per_group, row, column, strict=True)
         ]
         return np.stack(picked).reshape(len(chosen), seen, -1)
-    return (values * weight[chosen])[:, np.newaxis, :]
+    products: Array = values * weight[chosen]
+    return products[:, np.newaxis, :]
 
 
 def _average(call: Call) -> Rounding:
@@ -297,7 +298,7 @@ def _tanh(call: Call) -> Rounding:
 
 
 def _sigmoid(call: Call) -> Rounding:
-    """As tanh; but approximations that clamp their argument err relative to 1, not to the result."""
+    """As tanh; but approximations that clamp their argument err relative to 1, not the result."""
     u = call.precision.sum
     (values,) = call.inputs
     slope = call.value * (1 - call.value) * np.abs(values)
@@ -306,7 +307,10 @@ def _sigmoid(call: Call) -> Rounding:
 
 
 def _softmax(call: Call) -> Rounding:
-    """e^(a − max) / Σ: rounding a − max is a relative error of the power, and the sum has n terms."""
+    """e^(a − max) / Σ: rounding a − max is an error of the power, and the sum has n terms.
+
+    Powers that underflow before they are divided are flushed to zero a little above `tiny`.
+    """
     (values,) = call.inputs
     precision = call.precision
     below = values.max(axis=1, keepdims=True) - values
@@ -320,7 +324,7 @@ def _softmax(call: Call) -> Rounding:
     # What a rounding of one power does to all results of its sum is covered by `below` at the
     # largest results; elsewhere it adds the average of the others' errors.
     spread = (call.value * relative).sum(axis=1, keepdims=True)
-    return Rounding(call.value * (relative + spread), precision.tiny, _per_image(magnitude))
+    return Rounding(call.value * (relative + spread), 4 * precision.tiny, _per_image(magnitude))
 
 
 def _add(call: Call) -> Rounding:
@@ -362,4 +366,5 @@ def _per_image(values: Array) -> Array:
 
 def _largest(*inputs: Array) -> Array:
     """The largest magnitude among the inputs, for each image."""
-    return np.max([_per_image(np.abs(values)) for values in inputs], axis=0)
+    largest: Array = np.max([_per_image(np.abs(values)) for values in inputs], axis=0)
+    return largest

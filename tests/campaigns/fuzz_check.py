@@ -430,7 +430,17 @@ def workplace() -> Iterator[Path]:
             os.chdir(before)
 
 
-def try_input(number: int, folder: Path) -> Outcome:
+def peak_megabytes() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def try_input(
+    number: int,
+    folder: Path,
+    most_seconds: float = MOST_SECONDS,
+    most_megabytes: float = MOST_MEGABYTES,
+) -> Outcome:
     """Check one input, as the command does, and judge what came of it."""
     file = write_input(number, folder)
     status, complaint = -1, None
@@ -445,16 +455,16 @@ def try_input(number: int, folder: Path) -> Outcome:
     except BaseException:  # noqa: BLE001  (whatever it is, it is what is looked for)
         complaint = traceback.format_exc(limit=-4)
     seconds = time.process_time() - started
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    megabytes = peak_megabytes()
     if complaint is None:
         text = out.getvalue() + err.getvalue()
         if status not in (0, 1, 2):
             complaint = f"exit status {status}"
         elif not text:
             complaint = "said nothing"
-        elif seconds > MOST_SECONDS:
+        elif seconds > most_seconds:
             complaint = f"took {seconds:.2f} s"
-        elif megabytes > MOST_MEGABYTES:
+        elif megabytes > most_megabytes:
             complaint = f"brought the process to {megabytes:.0f} MB"
         else:
             try:

@@ -228,7 +228,7 @@ def run(mutant: Mutant, folder: Path) -> Report:
     (folder / "model.onnx").write_bytes(serialize(model))
     with _planted(mutant, read):
         read_model = folder / "model.onnx" if mutant.backend == "onnxruntime" else None
-        return verify(graph, weights, read_model, backends=[mutant.backend])
+        return verify(graph, weights, read_model, backends=[mutant.backend], isolate=False)
 
 
 @contextmanager

@@ -1,0 +1,191 @@
+"""Backends run in worker processes: watched, waited for with a limit, and ended.
+
+A worker that crashes or hangs loses the steps it did not get to, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+from alexc.verify.answers import Answer, Request, Step
+from alexc.verify.backends import Backend, Subject
+from alexc.verify.exchange import Exchange
+from alexc.weights import store
+
+# What a worker does after each of its steps, for the message when it does not get there.
+_NEXT: dict[Step | None, str] = {
+    None: "being loaded",
+    "open": "comparing weights",
+    "parameters": "computing layers alone",
+    "alone": "computing provoked layers",
+    "provoked": "computing the whole net",
+    "end_to_end": "computing the outputs",
+    "shipped": "computing samples",
+    "samples": "ending",
+}
+# After its last answer a worker has nothing to do but to end; engines may free memory for a while.
+_LAST: tuple[Step, ...] = ("shipped", "samples")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker that ended too early: `status` says how, and when."""
+
+    status: str
+
+
+class Worker:
+    """One backend's process. Whoever starts it ends it.
+
+    `patience` is how many seconds the worker may take for a step, its start included.
+    """
+
+    def __init__(
+        self, kind: type[Backend], subject: Subject, exchange: Exchange, patience: float
+    ) -> None:
+        self._kind = kind
+        self._subject = subject
+        self._exchange = exchange
+        self._patience = patience
+        self._errors = (exchange.folder / f"{kind.name}.stderr").open("wb+")
+        # The worker finds what its parent finds, a backend in a test's folder too.
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "alexc.verify.worker",
+                str(exchange.folder),
+                f"{kind.__module__}:{kind.__qualname__}",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.decode().strip())
+        self._lines.put("")
+
+    def ask(self, request: Request) -> Iterator[Answer | Ended]:
+        """The worker's answers, step by step; an Ended in place of those that did not come."""
+        name = f"{self._kind.name}-request"
+        self._exchange.put_request(name, request, self._subject)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{name}\n".encode())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended already, and how is told below
+        done: Step | None = None
+        while True:
+            try:
+                line = self._lines.get(timeout=self._patience)
+            except queue.Empty:
+                self._process.kill()
+                yield Ended(f"timed out: no answer for {self._patience:g} s while {_NEXT[done]}")
+                return
+            if not line:
+                break
+            answer = self._exchange.answer(line)
+            done = answer.step
+            yield answer
+            if answer.unsupported:
+                return
+        status = self._process.wait()
+        if status != 0 and done not in _LAST:
+            yield Ended(f"crashed: {self._how_it_ended(status)} while {_NEXT[done]}")
+
+    def _how_it_ended(self, status: int) -> str:
+        if status < 0:
+            try:
+                return f"ended by {signal.Signals(-status).name}"
+            except ValueError:
+                return f"ended by signal {-status}"
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"exit status {status}" + (f" ({said[-1][:200]})" if said else "")
+
+    def end(self) -> None:
+        """End the process, if it has not ended. Doing so twice does nothing."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+class Crew:
+    """The backends of one verification, each in a process of its own, asked one after the other.
+
+    A worker is started one turn ahead, so that it loads while the one before it computes; never
+    more than two are there at a time, for each holds the weights in memory.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[type[Backend]],
+        subject: Subject,
+        weights_file: Path | None,
+        patience: float,
+    ) -> None:
+        """`weights_file` holds the subject's weights; without one they are written for the time."""
+        self._kinds = list(kinds)
+        self._subject = subject
+        self._weights_file = weights_file
+        self._patience = patience
+        self._workers: dict[str, Worker] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="alexc-verify-")))
+        self._exchange = Exchange(folder)
+        file = self._weights_file
+        if file is None:
+            file = folder / "weights.safetensors"
+            store.write(file, self._subject.weights)
+        self._exchange.put_subject(self._subject, file)
+        for kind in self._kinds[:2]:
+            self._start(kind)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers.values():
+            worker.end()
+        self._stack.close()
+
+    def ask(self, kind: type[Backend], request: Request) -> Iterator[Answer | Ended]:
+        """Everything that this backend answers; kinds are to be asked in the order given."""
+        turn = self._kinds.index(kind)
+        for ahead in self._kinds[turn : turn + 2]:
+            self._start(ahead)
+        worker = self._workers[kind.name]
+        yield from worker.ask(request)
+        worker.end()
+
+    def _start(self, kind: type[Backend]) -> None:
+        if kind.name not in self._workers:
+            self._workers[kind.name] = Worker(kind, self._subject, self._exchange, self._patience)
