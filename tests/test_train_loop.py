@@ -52,9 +52,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
         ("train.optimizer.name=adamw", "train.schedule.name=plateau", "train.schedule.patience=1"),
         ("train.optimizer.name=lars", "train.clip=0.5", "train.accumulate=2"),
         ("train.precision=bf16", "train.label_smoothing=0.1", "train.schedule.warmup=1"),
+        ("train.precision=fp16", "train.optimizer.nesterov=true", "train.clip=1"),
         ("train.precision=fp64", "train.channels_last=false", "train.schedule.name=step"),
     ],
-    ids=["sgd", "adamw", "lars", "bf16", "fp64"],
+    ids=["sgd", "adamw", "lars", "bf16", "fp16", "fp64"],
 )
 def test_a_run_that_goes_on_in_the_middle_of_an_epoch_is_the_same_run(
     tmp_path: Path, overrides: tuple[str, ...]

@@ -62,7 +62,6 @@ class State:
     seconds: float = 0.0  # of training so far, over all starts
     scaler: dict[str, Any] = field(default_factory=dict)
     guard_loss: float | None = None
-    finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def save(
         for path in (*partial.iterdir(), partial):
             _flush(path)
         if target.exists():
-            # The same step again, after a return to an earlier one: the same bytes.
+            # It was found to be damaged, so the run went back to an earlier one.
             shutil.rmtree(target)
         partial.rename(target)
         _flush(above)

@@ -32,7 +32,7 @@ from alexc.spec.recipe import TrainSpec
 from alexc.train import board, checkpoint
 from alexc.train.augment import Draw, Pixels
 from alexc.train.checkpoint import Checkpoint, State, Sums
-from alexc.train.data.dataset import Dataset
+from alexc.train.data.dataset import DAMAGED, Dataset
 from alexc.train.data.loader import batches
 from alexc.train.data.order import chance, share
 from alexc.train.data.photos import told
@@ -253,6 +253,9 @@ class _Run:
         self.state = State()
         self.average: dict[str, Tensor] | None = None
         self.board: board.Board | None = None
+        # Of each step not looked at yet: its number, loss and hits, images that count, images.
+        self.unsettled: list[tuple[int, Tensor, Tensor, int]] = []
+        self.saved: int | None = None  # the step of the last checkpoint
 
     # ---- setting up ------------------------------------------------------------------------------
 
@@ -289,6 +292,7 @@ class _Run:
 
     def _restore(self, start: Checkpoint) -> None:
         self.state = start.state
+        self.saved = start.state.step
         tensors = start.tensors()
         own = self.module.state_dict()
         with torch.no_grad():
@@ -319,9 +323,8 @@ class _Run:
             for data in (self.learnt, self.tested):
                 if data.damaged:
                     self.report.say(told(data.damaged))
-        if state.finished:
+        if state.step == self.steps:
             self.report.say(f"{self.options.out} is finished: all {self.steps:,} steps are done")
-            return Outcome(state.step, self.steps, self._test(recipe.views), False, state.best_top1)
         started = saved = time.monotonic()
         before = state.seconds
         end = self.steps
@@ -346,15 +349,15 @@ class _Run:
             if improved or self._due(saved):
                 self._save()
                 saved = time.monotonic()
-        if state.step < self.steps:
+        if self.saved != state.step:
             self._save(last=True)
+        if state.step < self.steps:
             return Outcome(
                 state.step, self.steps, None, interrupted, state.best_top1, state.seconds
             )
         # Without autocast: the very numbers that an engine gives in fp32.
         scores = self._test(recipe.views)
-        state.finished = True
-        if first:
+        if first and not self.metrics.ended:
             self.metrics.write(
                 "end",
                 step=state.step,
@@ -366,7 +369,6 @@ class _Run:
                 images=scores.images,
                 seconds=round(state.seconds, 3),
             )
-        self._save(last=True)
         return Outcome(state.step, self.steps, scores, False, state.best_top1, state.seconds)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -400,8 +402,7 @@ class _Run:
         torch.manual_seed(chance(recipe.seed, "step", state.step, workers.rank))
         rate = self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64)
-        correct = 0
+        found = torch.zeros(2, dtype=torch.float64, device=workers.device)  # loss, correct
         self.module.train()
         parts = recipe.accumulate
         for number, (x, y) in enumerate(
@@ -411,17 +412,22 @@ class _Run:
                 with autocast(self.precision, workers.device):
                     logits = self.forward(x).flatten(1)
                 wide = logits if logits.dtype == torch.float64 else logits.float()
+                # The mean over the images that could be read, also where that is none of them.
                 loss = functional.cross_entropy(
-                    wide, y, ignore_index=-1, label_smoothing=recipe.label_smoothing
-                )
+                    wide,
+                    y,
+                    ignore_index=DAMAGED,
+                    label_smoothing=recipe.label_smoothing,
+                    reduction="sum",
+                ) / (y >= 0).sum().clamp_min(1)
                 self.scaler.scale(loss / parts).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach().double().cpu() / parts
-            correct += int((wide.detach().argmax(1) == y).sum())
-        value = float(total)
-        verdict = self.guard.verdict(value, state.step + 1)
-        if verdict is not None:
-            raise diagnosis(verdict, self.module, inputs, labels, rate)
-        state.guard_loss = self.guard.mean
+            found[0] += loss.detach() / parts
+            found[1] += (wide.detach().argmax(1) == y).sum()
+        self.unsettled.append((state.step + 1, found, (labels >= 0).sum(), len(labels)))
+        self.at_hand = inputs, labels, rate
+        # A GPU is not waited for at every step; what was found is looked at some steps later.
+        if workers.device.type == "cpu" or len(self.unsettled) == _TALK:
+            self._settle()
         if recipe.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
@@ -429,11 +435,25 @@ class _Run:
         self.scaler.update()
         if self.average is not None:
             self._average()
-        known = int((labels >= 0).sum())
-        state.sums.images += known
-        state.sums.damaged += len(labels) - known
-        state.sums.loss += value * known
-        state.sums.correct += correct
+
+    def _settle(self) -> None:
+        """Look at the losses of the last steps: judge them, and add them to the epoch's sums.
+
+        Raises AlexcError if nothing is learnt. Called before anything is told or saved, so that no
+        checkpoint holds what a step that went wrong has made.
+        """
+        state = self.state
+        for step, found, known, count in self.unsettled:
+            loss, correct = found.tolist()
+            images = int(known)
+            if images and (verdict := self.guard.verdict(loss, step)) is not None:
+                raise diagnosis(verdict, self.module, *self.at_hand)
+            state.guard_loss = self.guard.mean
+            state.sums.images += images
+            state.sums.damaged += count - images
+            state.sums.loss += loss * images
+            state.sums.correct += int(correct)
+        self.unsettled.clear()
 
     def _alone(self, more: bool) -> AbstractContextManager[object]:
         """Where gradients are not exchanged yet, because more of them will be added."""
@@ -507,6 +527,7 @@ class _Run:
     def _end_epoch(self) -> bool:
         """Test, write the epoch's line, and say whether the weights are the best so far."""
         state, recipe = self.state, self.recipe
+        self._settle()
         scores = self._test(quick=True)
         plateau = Plateau(state.plateau_best, state.plateau_waited, state.plateau_lowered)
         plateau.see(1 - scores.top1, recipe.schedule)
@@ -539,6 +560,7 @@ class _Run:
         return improved
 
     def _tell(self, clock: _Clock) -> None:
+        self._settle()
         sums, state = self.state.sums, self.state
         if not self.workers.first or not sums.images:
             return
@@ -572,6 +594,8 @@ class _Run:
 
     def _save(self, *, last: bool = False) -> None:
         """Save the state. Without room on the disk the run goes on, unless this was the `last`."""
+        self._settle()
+        self.saved = self.state.step
         if not self.workers.first:
             return
         if self.scaler.is_enabled():
@@ -588,6 +612,7 @@ class _Run:
         try:
             checkpoint.save(self.options.out, self.state, weights, training, keep=keep)
         except OSError as error:
+            self.saved = None
             message = (
                 f"the checkpoint of step {self.state.step:,} could not be written: "
                 f"{error.strerror or error}"

@@ -28,6 +28,7 @@ class Metrics:
         self._say = say
         self._warned = False
         lines = [line for line in read(run) if line.get("step", 0) <= step]
+        self.ended = any(line.get("kind") == "end" for line in lines)
         partial = self.path.with_name(f".{FILE}.partial")
         text = "".join(json.dumps(line) + "\n" for line in lines)
         partial.write_text(text, encoding="utf-8")
