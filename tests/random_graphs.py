@@ -176,14 +176,14 @@ def _lrn(shape: Shape, generator: Rng) -> Op:
     )
 
 
-def _batch_norm(shape: Shape, generator: Rng) -> Op:
+def _batch_norm(_shape: Shape, generator: Rng) -> Op:
     return BatchNorm(
         eps=float(generator.choice([1e-5, 1e-3, 10 ** generator.uniform(-10, -1)])),
         affine=bool(generator.random() < 0.8),
     )
 
 
-def _flatten(shape: Shape, generator: Rng) -> Op:
+def _flatten(_shape: Shape, generator: Rng) -> Op:
     if generator.random() < 0.5:  # after it few ops are legal
         raise _Unfit
     return Flatten()

@@ -65,7 +65,7 @@ def main() -> int:
                 if not row.passed:
                     print(f"    {row}")
                 if row.max_abs:
-                    key = (row.backend, row.check, kind)
+                    key = (row.backend, str(row.check), kind)
                     margins.setdefault(key, []).append(row.tolerance / row.max_abs)
                     if row.passed and row.tolerance < 1.8 * row.max_abs:
                         print(f"seed {seed}: a margin of {row.tolerance / row.max_abs:.2f}: {row}")
