@@ -7,6 +7,7 @@
 # DEVICE   cpu or gpu; default: gpu where nvidia-smi answers
 # TESTS    what `make test` runs, e.g. TESTS=tests/test_lrn.py
 # WORKERS  test processes; default: one a core, at most four
+# BESIDE   bundles of alexnet in other precisions, for `make bench` to measure, too
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -43,7 +44,7 @@ check: $(STAMP) ## format, lint, strict types, and which room imports what; chan
 	@$(RUN) -m pytest --quiet --no-header -m "not slow" tests/test_imports.py
 
 bench: $(STAMP) ## measure every engine on this machine (4 minutes), and write docs/performance.md
-	@$(RUN) benchmarks/performance.py
+	@$(RUN) benchmarks/performance.py $(addprefix --beside ,$(BESIDE))
 
 format: $(STAMP) ## put format and import order right
 	@$(RUN) -m ruff check --quiet --select I --fix

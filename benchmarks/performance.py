@@ -1,10 +1,15 @@
 """Measures what docs/performance.md says, and writes it.
 
-    python benchmarks/performance.py                    measures (4 minutes), writes all three
-    python benchmarks/performance.py --from JSON        writes again from what was measured
+    python benchmarks/performance.py [--beside BUNDLE]…     measures (4 minutes) and writes
+    python benchmarks/performance.py --from JSON            writes again from what was measured
 
 `make bench` runs the first. It leaves build/bench/performance.json, and of that makes
 docs/performance.md and docs/performance.svg. The machine should have nothing else to do.
+
+int8 takes photographs to measure ranges on, so that its bundle is built before:
+
+    alexc build specs/alexnet.yaml --precision int8 --calibrate PHOTOS --out build/alexnet-int8
+    make bench BESIDE=build/alexnet-int8
 """
 
 from __future__ import annotations
@@ -78,11 +83,12 @@ for each batch size. “Memory” is the most that the process ever had.
 def main() -> int:
     """Measure, or read what was measured, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--beside", metavar="BUNDLE", type=Path, action="append", default=[])
     parser.add_argument("--from", dest="measured", metavar="JSON", type=Path)
     arguments = parser.parse_args()
     if arguments.measured is None:
         found: dict[str, Any] = {
-            "bench": measure(),
+            "bench": measure(arguments.beside),
             "ablations": [ablation(name) for name in VARIANTS],
         }
         JSON.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +109,9 @@ def say(text: str) -> None:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def measure() -> dict[str, Any]:
+def measure(beside: Sequence[Path]) -> dict[str, Any]:
     """alexnet on every engine and peer."""
-    options = bench.Options(batches=BATCHES)
+    options = bench.Options(batches=BATCHES, beside=tuple(beside))
     return bench.bench(ROOT / "specs" / "alexnet.yaml", options, say)
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from alexc.frontend import load_net
 from alexc.plan import bench
+from alexc.plan.prepare import write_bundle
+from alexc.weights.init import draw
 from tests.command_line import Alexc, alexc
 
 __all__ = ["alexc"]
@@ -59,6 +62,9 @@ def test_engines_and_peers_side_by_side(spec: Path, alexc: Alexc) -> None:
         )
     ]
     for row in found["rows"]:
+        if row["precision"] == "bf16" and row["status"] == "measured":
+            assert 2**-12 < row["rel_l2"] < 2**-5
+    for row in found["rows"]:
         if row["precision"] == "fp32":
             assert row["status"] == "measured"
             assert row["class"] == "exact"
@@ -103,6 +109,25 @@ def test_wrong_usage_is_said_before_anything_is_made(
     assert ran.status == 2
     assert message in ran.err
     assert "making" not in ran.err
+
+
+def test_another_bundle_beside(spec: Path, alexc: Alexc) -> None:
+    """A bundle of the same net is measured, too, and one of other weights is refused."""
+    pytest.importorskip("onnxruntime")
+    net = load_net(spec)
+    folders = []
+    for seed in (0, 1):
+        layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
+        weights = draw(net.graph, net.spec.header.init, layers, seed)
+        folders.append(spec.with_name(f"bundle{seed}"))
+        write_bundle(net, weights, folders[-1], {})
+    same, other = folders
+    only = ("--engine", "onnxruntime", "--peer", "none", "--rounds", "1", "--batch", "1")
+    ran = alexc("bench", same, "--beside", same, *only, "--json")
+    assert [row["status"] for row in ran.json["rows"]] == ["measured"] * 2, ran.err
+    ran = alexc("bench", same, "--beside", other, *only)
+    assert ran.status == 1
+    assert "bundle1 is not of the same weights" in ran.err
 
 
 def test_a_target_that_is_not_there(spec: Path, alexc: Alexc) -> None:

@@ -26,6 +26,14 @@ def bench(
     batch: Annotated[
         str, typer.Option("--batch", metavar="N,…", help="The batch sizes to measure.")
     ] = "1,16",
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--beside",
+            metavar="BUNDLE",
+            help="Another bundle of the same net and weights, say in int8; may be repeated.",
+        ),
+    ] = None,
     engine: Annotated[
         list[str] | None,
         typer.Option("--engine", metavar="NAME", help="Only this engine; may be repeated."),
@@ -68,6 +76,7 @@ def bench(
 
     options = Options(
         batches=_batches(batch),
+        beside=tuple(beside or ()),
         engines=tuple(engine) if engine else None,
         peers=() if peer == [_NONE] else tuple(peer) if peer else None,
         threads=threads,

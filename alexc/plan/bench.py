@@ -17,21 +17,28 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from alexc.diagnostics import usage_fault
+from alexc.bundle import runtime_faults
+from alexc.diagnostics import fault, usage_fault
 from alexc.plan import machine, ours
 from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import Pace, Progress, Result, race, run_alone
 from alexc.plan.peers import NEED_EXPORT, PEERS
 from alexc.plan.prepare import Prepared, prepared, standard, subject
 from alexc.plan.result import result, rounded
+from alexc_runtime.manifest import WEIGHTS, Manifest, open_bundle
 from alexc_runtime.session import ENGINES
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured. `engines` and `peers` are names to keep; None keeps all."""
+    """What is measured.
+
+    `beside` are further bundles of the same net with the same weights, in other precisions.
+    `engines` and `peers` are names to keep; None keeps all.
+    """
 
     batches: tuple[int, ...] = (1, 16)
+    beside: tuple[Path, ...] = ()
     engines: tuple[str, ...] | None = None
     peers: tuple[str, ...] | None = None
     threads: int | None = None
@@ -67,7 +74,13 @@ def bench(target: Path, options: Options, progress: Progress) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="alexc-bench-") as name:
         folder = Path(name)
         net = prepared(target, folder, options.seed, progress)
-        return measure(net, folder, options, _ours(net, options), progress)
+        own = [
+            contestant
+            for each, manifest in [(net.folder, net.manifest), *_beside(net, options)]
+            for contestant in ours.contestants(each.resolve(), manifest)
+            if _wanted(contestant.engine, options.engines)
+        ]
+        return measure(net, folder, options, own, progress)
 
 
 def measure(
@@ -111,9 +124,24 @@ def measure(
 # ---- who takes part ------------------------------------------------------------------------------
 
 
-def _ours(net: Prepared, options: Options) -> list[Contestant]:
-    found = ours.contestants(net.folder.resolve(), net.manifest)
-    return [each for each in found if _wanted(each.engine, options.engines)]
+def _beside(net: Prepared, options: Options) -> list[tuple[Path, Manifest]]:
+    """The further bundles. Raises AlexcError unless they are of the same net and weights."""
+    found = []
+    for folder in options.beside:
+        with runtime_faults():
+            manifest = open_bundle(folder).manifest
+        for what, one, other in (
+            ("net", net.manifest.graph_digest, manifest.graph_digest),
+            ("weights", net.manifest.files[WEIGHTS].sha256, manifest.files[WEIGHTS].sha256),
+        ):
+            if one != other:
+                raise fault(
+                    "bench/beside",
+                    f"{folder} is not of the same {what}, so that nothing can be compared",
+                    help="build both from one spec, with the same --weights or --seed",
+                )
+        found.append((folder, manifest))
+    return found
 
 
 def _peers(options: Options) -> list[Contestant]:

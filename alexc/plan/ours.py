@@ -19,22 +19,20 @@ from alexc_runtime.session import ENGINES, Session
 
 
 def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:
-    """A contestant for every record of the manifest, and for OpenVINO in bfloat16."""
-    records = [record for record in manifest.engines if record.path is not None]
-    held = {(record.engine, record.precision) for record in records}
-    for record in (
-        EngineRecord("onnxruntime", "fp32", "candidate", MODEL),
-        EngineRecord("openvino", "fp32", "candidate", MODEL),
-        EngineRecord("openvino", "bf16", "candidate", MODEL),
-    ):
-        if (record.engine, record.precision) not in held and _written_in_fp32(manifest):
-            records.append(record)
+    """A contestant for every record of the manifest, and for both engines that load a model.
+
+    A record without a file is one that the build could not make; why, it says itself.
+    """
+    records = list(manifest.engines)
+    precision = next((r.precision for r in records if r.path == MODEL), "fp32")
+    for engine in ("onnxruntime", "openvino"):
+        if engine not in {record.engine for record in records}:
+            records.append(EngineRecord(engine, precision, "not verified", MODEL))
     return [of_record(folder, record) for record in records]
 
 
 def of_record(folder: Path, record: EngineRecord, note: str = "") -> Contestant:
     """The contestant that loads what this record names from the bundle in `folder`."""
-    assert record.path is not None
     return Contestant(
         engine=record.engine,
         family="ours",
@@ -45,15 +43,11 @@ def of_record(folder: Path, record: EngineRecord, note: str = "") -> Contestant:
             "engine": record.engine,
             "precision": record.precision,
             "path": record.path,
+            "status": record.status,
         },
         gpu=ENGINES[record.engine].needs_plan,
         note=note,
     )
-
-
-def _written_in_fp32(manifest: Manifest) -> bool:
-    """Whether model.onnx leaves the precision to the engine."""
-    return all(r.precision in ("fp32", "bf16") for r in manifest.engines if r.path == MODEL)
 
 
 class Bundled(Runner):
@@ -72,14 +66,15 @@ class Bundled(Runner):
         if self._session.engine == "onnxruntime":
             return _profile_onnxruntime(self._model, images, runs, self._subject)
         if self._session.engine == "openvino":
-            precision = self._session.precision
-            return _profile_openvino(self._model, images, runs, precision, self._subject.threads)
+            return _profile_openvino(self._model, images, runs, self._subject.threads)
         return None
 
 
 def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:
     """The runner of `of_record`'s contestant."""
     kind = ENGINES[settings["engine"]]
+    if settings["path"] is None:
+        raise Missing(settings["status"])
     if (obstacle := kind.obstacle()) is not None:
         raise Missing(obstacle)
     bundle = open_bundle(settings["folder"])
@@ -121,13 +116,13 @@ def _profile_onnxruntime(
 
 
 def _profile_openvino(
-    model: Path, images: Images, runs: int, precision: str, threads: int | None
+    model: Path, images: Images, runs: int, threads: int | None
 ) -> dict[str, float]:
     """From the counters of OpenVINO, which it keeps for the last run."""
     import openvino
 
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
+        "INFERENCE_PRECISION_HINT": "f32",  # the model says the precision of each layer
         "PERFORMANCE_HINT": "LATENCY",
         "PERF_COUNT": True,
     }

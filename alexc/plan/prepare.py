@@ -18,6 +18,7 @@ from alexc.graph.elaborate import elaborate
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
 from alexc.passes.lrn_form import lrn_form
+from alexc.passes.precision import with_precision
 from alexc.plan.contestant import Subject
 from alexc.plan.measure import Progress, Standard
 from alexc.spec.parse import spec_from_json
@@ -38,6 +39,7 @@ from alexc_runtime.manifest import (
 # The model in the form that ONNX Runtime is fastest with. It stands beside model.onnx, since ONNX
 # does not allow weights in a folder above the model's own.
 ONNX_RUNTIME_MODEL = "model-onnxruntime.onnx"
+_BFLOAT16_MODEL = "model-bf16.onnx"
 
 # The images of a batch are these, over and over: the reference is computed for each once.
 _DISTINCT_IMAGES = 4
@@ -94,26 +96,23 @@ def write_bundle(
     folder: Path,
     forms: Mapping[str, Graph],
 ) -> Manifest:
-    """Write a bundle that nobody has verified, with a further model for each of `forms`.
+    """Write a bundle that nobody has verified.
 
-    Each engine gets the form of model that it is fastest with. `forms` are graphs in their
-    inference form by the name of the model's file.
+    Each engine gets the form of model that it is fastest with, and OpenVINO one in bfloat16, too.
+    With `forms`, graphs in their inference form by the name of the model's file, these instead.
     """
     from alexc.lower.to_onnx import serialize, to_onnx
 
     plain = inference(net.graph)
     graphs = {MODEL: plain, **forms}
-    if (banded := lrn_form(plain, "banded")).forms and not forms:
-        graphs[ONNX_RUNTIME_MODEL] = banded
-    engines = [
-        EngineRecord(
-            "onnxruntime",
-            "fp32",
-            "not verified",
-            ONNX_RUNTIME_MODEL if ONNX_RUNTIME_MODEL in graphs else MODEL,
-        ),
-        EngineRecord("openvino", "fp32", "not verified", MODEL),
-    ]
+    models = {("onnxruntime", "fp32"): MODEL, ("openvino", "fp32"): MODEL}
+    if not forms:
+        graphs[_BFLOAT16_MODEL] = with_precision(plain, "bf16", net.spec.header.precision)
+        models["openvino", "bf16"] = _BFLOAT16_MODEL
+        if (banded := lrn_form(plain, "banded")).forms:
+            graphs[ONNX_RUNTIME_MODEL] = banded
+            models["onnxruntime", "fp32"] = ONNX_RUNTIME_MODEL
+    engines = [EngineRecord(*which, "not verified", file) for which, file in models.items()]
     with staged(folder) as stage:
         extents = store.write(stage.folder / WEIGHTS, dict(weights))
         for name, graph in graphs.items():
