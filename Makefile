@@ -23,7 +23,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test test-slow check bench format train-kills clean distclean
+.PHONY: help env build test test-slow check bench format train-kills docs fuzz clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ check: $(STAMP) ## format, lint, strict types, and which room imports what; chan
 
 bench: $(STAMP) ## measure every engine on this machine (4 minutes), and write docs/performance.md
 	@$(RUN) benchmarks/performance.py $(addprefix --beside ,$(BESIDE))
+
+docs: $(STAMP) ## write what is generated in docs/: the language's reference and its schema
+	@$(RUN) -m tests.write_docs
+
+fuzz: $(STAMP) ## give `alexc check` 100,000 files that no one should write; minutes
+	@$(RUN) -m tests.campaigns.fuzz_check --inputs 100000
 
 format: $(STAMP) ## put format and import order right
 	@$(RUN) -m ruff check --quiet --select I --fix

@@ -124,6 +124,8 @@ def _phrase(schema: Schema, definitions: Schema) -> str:
 
 def _plural(schema: Schema) -> str:
     kind = str(schema.get("type"))
+    if "enum" in schema:
+        return listing(map(str, schema["enum"]), "or")
     if kind == "array":
         return "lists of " + _plural(schema.get("items", {}))
     return "mappings" if kind == "object" else _KINDS.get(kind, ("", "values"))[1]

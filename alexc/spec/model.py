@@ -211,7 +211,8 @@ InitField = Annotated[
     BeforeValidator(_as_init),
     WithJsonSchema(
         {
-            "description": "How weights are drawn when none are given.",
+            "description": "How weights are drawn when none are given; default: kaiming.",
+            "examples": ["paper"],
             "anyOf": [
                 {"enum": list(RECIPES)},
                 InitSpec.model_json_schema(),

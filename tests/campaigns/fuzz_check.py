@@ -173,7 +173,7 @@ def _random_spec(r: random.Random) -> bytes:
     lines = [
         "alexc: 2" if r.random() < odd else "alexc: 1",
         "name: " + (r.choice(["a b", "'注'", "1"]) if r.random() < odd else "n"),
-        f"input: {{channels: {_value(r, ['3', '4'], odd)}, height: 32, width: {_value(r, ['32'], odd)}}}",
+        f"input: {{channels: {_value(r, ['3', '4'], odd)}, height: 32, width: 32}}",
     ]
     if r.random() < odd:
         lines.append(f"{r.choice(list(Header.model_fields))}: {r.choice(_VALUES)}")
