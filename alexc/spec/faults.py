@@ -81,6 +81,7 @@ _CODES = {
     "literal_error": "spec/choice",
     "missing": "spec/missing-field",
     "not_positive": "spec/range",
+    "recipe": "train/recipe",
     "string_pattern_mismatch": "spec/pattern",
     "string_too_long": "spec/length",
     "string_too_short": "spec/length",
@@ -248,6 +249,7 @@ def _value(
         code = "spec/length"
     elif code == "spec/type" and field.choices and isinstance(value, Scalar):
         code = "spec/choice"
+    context = {name: _number(limit) for name, limit in context.items()}
     help: str | None = None
     if code in ("spec/type", "spec/choice"):
         message = f"{subject} must be {field}, and is {_shown(value)}"
@@ -269,6 +271,11 @@ def _value(
         help = context.get("help")
         return Diagnostic(code, message, place, help=help)
     return Diagnostic(code, message, place, help=help or _about(form, path))
+
+
+def _number(limit: Any) -> Any:
+    """A limit as an author would write it: 1 and not 1.0."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _node_at(node: Node, path: Iterable[int | str]) -> Node:
@@ -303,9 +310,13 @@ def _about(form: Form, path: list[int | str]) -> str | None:
 
 def _hint(field: Form, value: Node) -> str | None:
     """What was probably meant, for the mistakes that people make."""
+    if isinstance(value, Mapping) and field.takes("array"):
+        return "write a list: each entry on a line that begins with a dash, or all in [ ]"
     if not isinstance(value, Scalar):
         return None
     word = value.value
+    if field.takes("array") and isinstance(word, str) and not field.takes("integer"):
+        return f"write a list: [{clip(word)}]"
     number = field.takes("integer") or field.takes("number")
     if isinstance(word, str):
         if field.takes("boolean") and word.lower() in _OTHER_TRUTHS:

@@ -17,6 +17,7 @@ from alexc.spec.write import to_flow
 
 Schema = dict[str, Any]
 
+_MOST_NAMED = 8
 _KINDS = {
     "integer": ("a whole number", "whole numbers"),
     "number": ("a number", "numbers"),
@@ -80,7 +81,9 @@ class Form:
         words: dict[str, None] = {}
         for branch in self._branches():
             words |= dict.fromkeys(branch.get("enum") or [_phrase(branch, self._definitions)])
-        return listing(map(str, words), "or") or "something else"
+        # What is shortest to write comes first.
+        ranked = sorted(map(str, words), key=lambda word: word.startswith(("a list", "a mapping")))
+        return listing(ranked, "or") or "something else"
 
     def _branches(self) -> Iterator[Schema]:
         yield from _branches(self.schema, self._definitions)
@@ -109,14 +112,15 @@ def _phrase(schema: Schema, definitions: Schema) -> str:
         return listing(map(str, schema["enum"]), "or")
     kind = schema.get("type")
     if kind == "array":
-        items = list(_branches(schema.get("items", {}), definitions))
+        each: Schema = schema.get("items") or next(iter(schema.get("prefixItems", ())), {})
+        items = list(_branches(each, definitions))
         count = schema.get("minItems") if schema.get("minItems") == schema.get("maxItems") else None
         number = f"{count} " if count else ""
         plural = _plural(items[0]) if len(items) == 1 else "values"
         return f"a list of {number}{plural}"
     if kind == "object":
         if properties := schema.get("properties"):
-            return f"a mapping of {listing(properties)}"
+            return f"a mapping of {listing(properties, most=_MOST_NAMED)}"
         values = list(_branches(schema.get("additionalProperties") or {}, definitions))
         return f"a mapping of names to {_plural(values[0]) if len(values) == 1 else 'values'}"
     return _KINDS.get(str(kind), ("something else", ""))[0]
