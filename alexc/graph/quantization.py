@@ -78,19 +78,11 @@ def on_grid(
     return np.asarray(np.clip(rounded, -LARGEST["fp8"], LARGEST["fp8"]) * step, np.float64)
 
 
-def distance_to_tie(
-    values: NDArray[np.floating[Any]], step: NDArray[np.float64] | float, format: QuantizedFormat
-) -> NDArray[np.float64]:
-    """How far each value is from the nearest one that would be rounded another way, at most ∞.
+def distance_to_tie(values: NDArray[np.floating[Any]], step: float) -> NDArray[np.float64]:
+    """How far each value is from the nearest that int8 would round another way.
 
-    Beyond the largest number there is no other way.
+    Beyond the largest number there is no other way, and the distance is ∞.
     """
-    scaled = np.abs(values / np.asarray(step, np.float64))
-    unit: NDArray[np.float64] | float = 1.0
-    if format == "fp8":
-        _, exponent = np.frexp(scaled)
-        exponent = np.maximum(exponent - 1, _FP8_SMALLEST_EXPONENT)
-        unit = np.ldexp(1.0, exponent - _FP8_FRACTION_BITS)
-    to_tie = np.abs(scaled / unit % 1.0 - 0.5) * unit
-    beyond = scaled > LARGEST[format] + 1
-    return np.asarray(np.where(beyond, np.inf, to_tie) * step, np.float64)
+    scaled = np.abs(values / step)
+    to_tie = np.abs(scaled % 1.0 - 0.5)
+    return np.asarray(np.where(scaled > LARGEST["int8"] + 1, np.inf, to_tie) * step, np.float64)

@@ -25,17 +25,25 @@ from alexc.ops.pointwise import Relu
 
 
 def quantizable(graph: Graph, named: Mapping[str, Precision] | None = None) -> tuple[str, ...]:
-    """The layers that are quantized: every conv and linear layer whose precision is not `named`.
+    """The layers that are quantized: conv and linear layers whose precision is not `named`.
 
-    But not one that gives an output of the graph, of which every digit counts; docs/precision.md
-    has what that costs and gains.
+    But not the last ones, from which a way leads to an output past no other such layer: every digit
+    of a score counts. docs/precision.md has what that costs and gains.
     """
+    last: set[str] = set()
+    after = set(graph.outputs)  # tensors that lead to an output past no conv and no linear layer
+    for node in reversed(graph.nodes):
+        if node.name in after:
+            if isinstance(node.op, Conv | Linear):
+                last.add(node.name)
+            else:
+                after |= set(node.inputs)
     return tuple(
         node.name
         for node in graph.nodes
         if isinstance(node.op, Conv | Linear)
         and node.name not in (named or {})
-        and node.name not in graph.outputs
+        and node.name not in last
     )
 
 

@@ -78,7 +78,7 @@ def settled(value: Array, allowed: Array, grid: Quantization | None) -> tuple[Ar
         return value, allowed
     # Integer kernels keep the bias as a multiple of input step · weight step.
     bias = grid.input_step * weight_steps(grid, value[0])
-    undecided = distance_to_tie(value, grid.output_step, grid.format) <= allowed + bias / 2
+    undecided = distance_to_tie(value, grid.output_step) <= allowed + bias / 2
     rounded = result_on_grid(value, grid)
     width = 2 * LARGEST[grid.format] * grid.output_step
     exact = np.full(rounded.shape, 4 * FP32.result * width)
