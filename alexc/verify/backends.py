@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from alexc.engines.forms import FILES
 from alexc.graph.graph import INPUT, Graph, Node
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Backend(ABC):
     def graph(self) -> Graph:
         """The graph whose named tensors the backend has: without dropout where that is removed."""
         return self.subject.graph
+
+    @classmethod
+    def model_file(cls, model: Path) -> Path:
+        """The file that the backend reads, where `model` is the model.onnx."""
+        return model
 
     @classmethod
     def missing(cls) -> str | None:
@@ -204,7 +210,7 @@ class _OnnxBackend(Backend):
     @property
     def model(self) -> Path:
         assert self.subject.model is not None
-        return self.subject.model
+        return self.model_file(self.subject.model)
 
     def parameters(self) -> None:
         """They are the file's, which is looked at without any backend: see `onnx_parts`."""
@@ -218,7 +224,6 @@ class _OnnxBackend(Backend):
         return None
 
 
-@final
 class OnnxRuntime(_OnnxBackend):
     """ONNX Runtime on the CPU."""
 
@@ -279,6 +284,17 @@ class OnnxRuntime(_OnnxBackend):
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BackendFault(_first_line(error)) from error
+
+
+@final
+class OnnxRuntimeForm(OnnxRuntime):
+    """ONNX Runtime on the model of its own that lies beside model.onnx, where there is one."""
+
+    name: ClassVar[str] = "onnxruntime_form"
+
+    @classmethod
+    def model_file(cls, model: Path) -> Path:
+        return model.with_name(FILES["onnxruntime"])
 
 
 def _feeds(trials: Sequence[Trial]) -> dict[str, Tensor]:
@@ -430,5 +446,5 @@ class OpenVino(_OnnxBackend):
 
 # Every backend by name, in the order of the report.
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (Torch, OnnxRuntime, OpenVino)
+    backend.name: backend for backend in (Torch, OnnxRuntime, OnnxRuntimeForm, OpenVino)
 }

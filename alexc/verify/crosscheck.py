@@ -81,7 +81,7 @@ def verify(
     say = progress or (lambda _: None)
     images = _images(graph, inputs, batch, seed)
     subject = Subject(graph, weights, model, written or inference(graph))
-    results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends)}
+    results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends, model)}
     for kind in results:
         if (status := _cannot_run(kind, model)) is not None:
             results[kind] = BackendResult(kind.name, status, None)
@@ -110,7 +110,8 @@ def verify(
             for answer in _ask(kind, subject, request, crew):
                 found.take(answer)
             if kind.reads_model:
-                found.take_weights(in_file)
+                own = model is not None and kind.model_file(model) != model
+                found.take_weights(_model_faults(subject, kind) if own else in_file)
             findings.append(found)
             results[kind] = found.result()
             if exact is not None:
@@ -150,14 +151,15 @@ def _passed(
     )
 
 
-def _model_faults(subject: Subject) -> dict[str, str]:
-    """What is wrong with the weights that the model refers to, by whole name."""
+def _model_faults(subject: Subject, kind: type[Backend] = Backend) -> dict[str, str]:
+    """What is wrong with the weights that the model of a backend refers to, by whole name."""
     if subject.model is None:
         return {}
     from alexc.verify.onnx_parts import parameters
 
     wanted = {name: subject.weights[name] for name in subject.written.parameters}
-    return different_weights(wanted, parameters(subject.model, subject.written))
+    model = kind.model_file(subject.model)
+    return different_weights(wanted, parameters(model, subject.written))
 
 
 def _images(
@@ -173,19 +175,30 @@ def _images(
     return np.ascontiguousarray(inputs, np.float32)
 
 
-def _chosen(names: Sequence[str] | None) -> list[type[Backend]]:
+def _chosen(names: Sequence[str] | None, model: Path | None) -> list[type[Backend]]:
+    """The backends asked for; else all but those whose own form of the model is not there."""
     if unknown := [name for name in names or () if name not in BACKENDS]:
         raise usage_fault(
             "verify/unknown-backend",
             f"there is no backend {unknown[0]}",
             help=f"one of {', '.join(BACKENDS)}",
         )
-    return [BACKENDS[name] for name in names] if names is not None else list(BACKENDS.values())
+    if names is not None:
+        return [BACKENDS[name] for name in names]
+    return [kind for kind in BACKENDS.values() if model is None or _has_its_model(kind, model)]
+
+
+def _has_its_model(kind: type[Backend], model: Path) -> bool:
+    """Whether there is the file that the backend reads. model.onnx itself is taken to be there."""
+    file = kind.model_file(model)
+    return file == model or file.exists()
 
 
 def _cannot_run(kind: type[Backend], model: Path | None) -> str | None:
     if kind.reads_model and model is None:
         return "not run: there is no model.onnx"
+    if model is not None and not _has_its_model(kind, model):
+        return f"not run: there is no {kind.model_file(model).name}"
     if (package := kind.missing()) is not None:
         return f"not run: {package} is not installed"
     return None
@@ -283,6 +296,7 @@ class _Findings:
         self, kind: type[Backend], subject: Subject, standard: _Standard, *, asked_for: bool
     ) -> None:
         self.backend = kind.name
+        self.reads_model = kind.reads_model
         self.may_lack = kind.optional and not asked_for
         self.graph = subject.written if kind.reads_model else subject.graph
         self.standard = standard
@@ -316,7 +330,8 @@ class _Findings:
             self.failures.append(f"failed: {answer.failure}")
         match answer.step:
             case "parameters":
-                self.take_weights(answer.faults)
+                if not self.reads_model:  # those of a model are looked at once, in its file
+                    self.take_weights(answer.faults)
             case "alone" | "provoked":
                 self._alone(answer)
             case "end_to_end":

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from alexc.weights import store
 from tests.random_graphs import random_graph, random_images, random_weights
 
 
-def verify_random_net(seed: int, folder: Path) -> Report:
+def verify_random_net(seed: int, folder: Path, backends: Sequence[str] | None = None) -> Report:
     """The net that `seed` names, lowered and verified."""
     generator = np.random.default_rng(seed)
     graph = random_graph(generator)
@@ -34,7 +35,7 @@ def verify_random_net(seed: int, folder: Path) -> Report:
     store.write(file, weights)
     model = folder / "model.onnx"
     model.write_bytes(serialize(to_onnx(inference(graph), store.extents(file))))
-    return verify(graph, weights, model, inputs=images, seed=seed, isolate=False)
+    return verify(graph, weights, model, inputs=images, seed=seed, backends=backends, isolate=False)
 
 
 def main() -> int:

@@ -60,6 +60,7 @@ def onnx_mutants() -> list[Mutant]:
             node_before("conv2", 1, "Gather", [np.roll(np.arange(16), 8)], axis=0),
         ),
         m("bias of zeros dropped", "conv1", reads("conv1", lambda n: n[:2])),
+        m("RBG for RGB", "stem", node_before("stem", 0, "Gather", [np.array([0, 2, 1])], axis=1)),
         m("bias dropped", "conv2", reads("conv2", lambda n: n[:2])),
         m("BGR for RGB", "conv1", node_before("conv1", 0, "Gather", [np.array([2, 1, 0])], axis=1)),
         m(

@@ -100,6 +100,7 @@ def torch_mutants() -> list[Mutant]:
         m("groups swapped", "conv2", with_weight("conv2", halves_swapped)),
         m("groups merged", "conv2", instead("conv2", groups_merged)),
         m("bias of zeros dropped", "conv1", instead("conv1", without_bias)),
+        m("bias of zeros dropped", "stem", instead("stem", without_bias)),
         m("bias dropped", "conv2", instead("conv2", without_bias)),
         m("bias added twice", "conv2", instead("conv2", bias_twice)),
         m("kernel flipped", "conv1", with_weight("conv1", lambda w: w.flip(2, 3))),

@@ -1,0 +1,409 @@
+"""The cross-check from the outside: what it says of good nets, of faults, and of bad backends."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alexc.diagnostics import UsageError
+from alexc.graph.graph import INPUT, Graph
+from alexc.lower.to_onnx import serialize, to_onnx
+from alexc.ops.base import Padding
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
+from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pointwise import Dropout, Relu, Softmax
+from alexc.ops.pool import MaxPool
+from alexc.ops.structure import Flatten
+from alexc.passes.inference import inference
+from alexc.verify import Report, verify
+from alexc.verify.backends import BACKENDS, Backend
+from alexc.verify.compare import compare
+from alexc.verify.inputs import KINDS, batch
+from alexc.verify.page import page
+from alexc.weights import store
+from tests.broken_backends import Crashing, Exact, Hanging, Leaving, Poisoned, Talkative
+from tests.campaigns.false_alarms import verify_random_net
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A net, its weights, and the model of both in a folder."""
+
+    graph: Graph
+    weights: Weights
+    model: Path
+
+    def verify(self, **options: Any) -> Report:
+        return verify(self.graph, self.weights, self.model, **{"isolate": False, **options})
+
+
+def small_net() -> Graph:
+    return Graph.build(
+        "small",
+        (3, 11, 13),
+        [
+            ("first", Conv(out_channels=8, kernel_size=(3, 3), padding=_pad(1)), (INPUT,)),
+            ("second", Relu(), ("first",)),
+            ("norm", Lrn(size=5, alpha=1e-2, beta=0.75, k=2.0, alpha_per="element"), ("second",)),
+            ("pool", MaxPool(kernel_size=(3, 2), stride=(2, 2)), ("norm",)),
+            ("flat", Flatten(), ("pool",)),
+            ("drop", Dropout(), ("flat",)),
+            ("scores", Linear(out_features=6), ("drop",)),
+            ("prob", Softmax(), ("scores",)),
+        ],
+        ("prob",),
+    )  # fmt: skip
+
+
+def _pad(size: int) -> Padding:
+    return Padding(top=size, left=size, bottom=size, right=size)
+
+
+def write(graph: Graph, folder: Path, weights: Weights | None = None) -> Written:
+    generator = np.random.default_rng(3)
+    drawn = {
+        name: 0.3 * generator.standard_normal(parameter.shape, dtype=np.float32)
+        for name, parameter in graph.parameters.items()
+    }
+    weights = weights or drawn
+    file = folder / "weights.safetensors"
+    store.write(file, weights)
+    model = folder / "model.onnx"
+    model.write_bytes(serialize(to_onnx(inference(graph), store.extents(file))))
+    return Written(graph, weights, model)
+
+
+@pytest.fixture(name="net")
+def _net(tmp_path: Path) -> Written:
+    return write(small_net(), tmp_path)
+
+
+@pytest.fixture(name="among_backends")
+def _among_backends(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a backend among those that there are."""
+
+    def add(kind: type[Backend]) -> str:
+        monkeypatch.setitem(BACKENDS, kind.name, kind)
+        return kind.name
+
+    return add
+
+
+# ---- a net without a fault -----------------------------------------------------------------------
+
+
+def test_a_good_net_passes_on_every_backend_and_in_every_check(net: Written) -> None:
+    report = net.verify(backends=["torch", "onnxruntime"])
+    assert report.passed
+    assert report.first_divergence is None
+    assert [(b.backend, b.status, b.passed) for b in report.backends] == [
+        ("torch", "ran", True),
+        ("onnxruntime", "ran", True),
+    ]
+    named = {node.name for node in net.graph.nodes}
+    for backend, layers in (("torch", named), ("onnxruntime", named - {"drop"})):
+        for check in ("alone", "provoked", "end_to_end"):
+            rows = [r for r in report.rows if (r.backend, r.check) == (backend, check)]
+            assert {row.layer for row in rows} == layers
+            assert len(rows) == len(layers)
+        assert [r.layer for r in report.rows if (r.backend, r.check) == (backend, "shipped")] == [
+            "prob"
+        ]
+        weighted = [r.layer for r in report.rows if (r.backend, r.check) == (backend, "parameters")]
+        assert weighted == ["first", "first", "scores", "scores"]
+
+
+def test_the_json_is_the_contract(net: Written) -> None:
+    found = json.loads(json.dumps(net.verify().to_json(), allow_nan=False))
+    assert {"passed", "reference", "backends", "layers", "first_divergence"} <= set(found)
+    assert found["passed"] is True
+    assert found["first_divergence"] is None
+    assert {"backend", "status", "passed"} <= set(found["backends"][0])
+    for row in found["layers"]:
+        assert {"layer", "backend", "max_abs", "rel_l2", "tolerance", "passed"} <= set(row)
+        assert row["passed"] == (row["max_abs"] <= row["tolerance"])
+
+
+def test_the_same_seed_gives_the_same_report(net: Written) -> None:
+    first, again = (net.verify(backends=["torch"], seed=5).to_json() for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_images_that_are_given_are_used(net: Written, images: int) -> None:
+    given = batch((3, 11, 13), images, 1)
+    seen: list[NDArray[np.float32]] = []
+
+    class Watching(Exact):
+        name = "watching"
+
+        def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            seen.append(images)
+            return super().tensors(images)
+
+    BACKENDS["watching"] = Watching
+    try:
+        assert verify(
+            net.graph, net.weights, None, inputs=given, backends=["watching"], isolate=False
+        ).passed
+    finally:
+        del BACKENDS["watching"]
+    np.testing.assert_array_equal(seen[0], given)
+
+
+def test_every_kind_of_image_passes(net: Written) -> None:
+    report = net.verify(batch=len(KINDS))
+    assert report.passed, report.first_divergence
+
+
+def test_progress_is_told(net: Written) -> None:
+    said: list[str] = []
+    net.verify(backends=["torch"], progress=said.append)
+    assert said == ["computing the reference", "running torch"]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_nets_raise_no_false_alarm(seed: int, tmp_path: Path) -> None:
+    report = verify_random_net(seed, tmp_path, ("torch", "onnxruntime"))
+    assert report.passed, report.first_divergence
+
+
+# ---- faults --------------------------------------------------------------------------------------
+
+
+def test_a_wrong_weight_in_the_file_is_named(net: Written, tmp_path: Path) -> None:
+    altered = {name: array.copy() for name, array in net.weights.items()}
+    altered["scores.weight"][2, 5] *= 1 + 2.0**-20
+    store.write(tmp_path / "weights.safetensors", altered)
+    report = net.verify()
+    assert not report.passed
+    assert report.first_divergence is not None
+    assert report.first_divergence.to_json() == {
+        "layer": "scores",
+        "backend": "onnxruntime",
+        "check": "parameters",
+        "kind": "local",
+    }
+    row = next(row for row in report.rows if not row.passed)
+    assert row.message == "scores.weight differs from the weights in 1 of 1440 numbers"
+
+
+def test_a_wrong_attribute_is_local_and_what_follows_inherits(net: Written) -> None:
+    import onnx
+
+    model = onnx.load(str(net.model), load_external_data=False)
+    norm = next(node for node in model.graph.node if node.output[0] == "norm")
+    next(a for a in norm.attribute if a.name == "alpha").f *= 5
+    net.model.write_bytes(serialize(model))
+    report = net.verify(backends=["onnxruntime"])
+    assert report.first_divergence is not None
+    assert (report.first_divergence.layer, report.first_divergence.kind) == ("norm", "local")
+    failed = {(row.layer, row.check) for row in report.rows if not row.passed}
+    assert ("norm", "alone") in failed
+    assert ("scores", "end_to_end") in failed
+    assert ("scores", "alone") not in failed
+    assert ("first", "end_to_end") not in failed
+
+
+def test_nan_is_a_failure_with_the_layer_named(net: Written, among_backends: Any) -> None:
+    report = net.verify(backends=[among_backends(Poisoned)])
+    assert not report.passed
+    assert report.first_divergence is not None
+    assert report.first_divergence.layer == "second"
+    row = next(row for row in report.rows if not row.passed)
+    assert row.max_abs is None
+    assert row.message == "1 of 2288 numbers are not finite (NaN)"
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_model_that_does_not_load_is_still_searched_for_the_layer(net: Written) -> None:
+    import onnx
+
+    model = onnx.load(str(net.model), load_external_data=False)
+    norm = next(node for node in model.graph.node if node.output[0] == "norm")
+    next(a for a in norm.attribute if a.name == "size").i = 4
+    net.model.write_bytes(serialize(model))
+    report = net.verify(backends=["onnxruntime"])
+    assert not report.passed
+    assert report.backends[0].status.startswith("failed: ")
+    assert report.backends[0].passed is False
+    assert report.first_divergence is not None
+    assert (report.first_divergence.layer, report.first_divergence.kind) == ("norm", "local")
+
+
+def test_overflow_is_told_from_a_fault(tmp_path: Path) -> None:
+    graph = Graph.build(
+        "large",
+        (2, 3, 5),
+        [("norm", Lrn(size=3, alpha=1.0, beta=0.75, k=1.0, alpha_per="element"), (INPUT,))],
+        ("norm",),
+    )
+    net = write(graph, tmp_path, {})
+    images = np.full((1, 2, 3, 5), 1e20, np.float32)
+    report = net.verify(backends=["torch"], inputs=images)
+    row = next(row for row in report.rows if row.check == "end_to_end")
+    assert not row.passed
+    assert row.message is None or "the reference passes through 2e+40" in row.message
+
+
+# ---- backends that are missing, asked for, or broken ---------------------------------------------
+
+
+def test_without_a_model_only_the_module_is_verified(net: Written) -> None:
+    report = verify(net.graph, net.weights, None, isolate=False)
+    by_name = {result.backend: result for result in report.backends}
+    assert report.passed
+    assert by_name["torch"].passed is True
+    assert by_name["onnxruntime"].passed is None
+    assert by_name["onnxruntime"].status == "not run: there is no model.onnx"
+
+
+def test_what_did_not_run_has_not_passed(net: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BACKENDS["onnxruntime"], "packages", ("a_package_nobody_has",))
+    report = net.verify(backends=["torch", "onnxruntime"])
+    assert not report.passed
+    result = report.backends[1]
+    assert result.passed is None
+    assert result.status == "not run: a_package_nobody_has is not installed"
+
+
+def test_a_model_that_nothing_ran_is_not_verified(
+    net: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setattr(BACKENDS[name], "packages", ("a_package_nobody_has",))
+    report = net.verify()
+    assert report.backends[0].passed is True
+    assert not report.passed
+
+
+def test_a_backend_that_does_not_exist_is_a_usage_error(net: Written) -> None:
+    with pytest.raises(UsageError, match="there is no backend tensorflow"):
+        net.verify(backends=["tensorflow"])
+
+
+def test_images_of_another_shape_are_a_usage_error(net: Written) -> None:
+    with pytest.raises(UsageError, match="verify/input-shape"):
+        net.verify(inputs=np.zeros((2, 3, 13, 11), np.float32))
+
+
+def test_a_crash_is_the_backends_own(net: Written, among_backends: Any) -> None:
+    names = [among_backends(Crashing), among_backends(Exact)]
+    report = verify(net.graph, net.weights, None, backends=names)
+    crashed, exact = report.backends
+    assert crashed.status == "crashed: ended by SIGSEGV while computing the whole net"
+    assert crashed.passed is False
+    assert exact.passed is True
+    assert not report.passed
+    kept = {row.check for row in report.rows if row.backend == "crashing"}
+    assert kept == {"parameters", "alone", "provoked"}
+
+
+def test_a_backend_that_hangs_is_ended(net: Written, among_backends: Any) -> None:
+    names = [among_backends(Hanging), among_backends(Exact)]
+    report = verify(net.graph, net.weights, None, backends=names, patience=3)
+    hung, exact = report.backends
+    assert hung.status == "timed out: no answer for 3 s while computing the outputs"
+    assert hung.passed is False
+    assert exact.passed is True
+    assert any(row.check == "end_to_end" and row.backend == "hanging" for row in report.rows)
+
+
+def test_a_backend_that_leaves_is_told_with_its_last_words(
+    net: Written, among_backends: Any
+) -> None:
+    report = verify(net.graph, net.weights, None, backends=[among_backends(Leaving)])
+    status = report.backends[0].status
+    assert status == "crashed: exit status 3 (licence not found) while being loaded"
+    assert not report.passed
+
+
+def test_what_a_backend_prints_is_no_answer(net: Written, among_backends: Any) -> None:
+    report = verify(net.graph, net.weights, None, backends=[among_backends(Talkative)])
+    assert report.backends[0].status == "ran"
+    assert report.passed
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    """Graphs, arrays and answers come through the exchange as they are."""
+    uneven = Padding(top=1, right=2)
+    graph = Graph.build(
+        "exchanged",
+        (2, 7, 9),
+        [
+            ("conv", Conv(out_channels=6, kernel_size=(3, 2), padding=uneven), (INPUT,)),
+            ("norm", BatchNorm(), ("conv",)),
+            ("drop", Dropout(), ("norm",)),
+            ("relu", Relu(), ("drop",)),
+        ],
+        ("relu", "norm"),
+    )  # fmt: skip
+    net = write(graph, tmp_path)
+    net.weights["norm.running_var"][:] = np.abs(net.weights["norm.running_var"])
+    net = write(graph, tmp_path, net.weights)
+    backends = ["torch", "onnxruntime"]
+    apart, together = (net.verify(backends=backends, isolate=each) for each in (True, False))
+    assert apart.passed
+    assert _facts(apart) == _facts(together)
+
+
+def _facts(report: Report) -> list[tuple[Any, ...]]:
+    return sorted((r.layer, r.backend, r.check, r.passed, r.tolerance > 0) for r in report.rows)
+
+
+# ---- comparing -----------------------------------------------------------------------------------
+
+
+def test_a_row_passes_exactly_if_its_largest_error_is_within_its_tolerance() -> None:
+    """Each element has its own tolerance; the row's is carried over to the largest error."""
+    expected = np.array([[1.0, 100.0]])
+    allowed = np.array([[1e-6, 1e-2]])
+    fine = compare("a", "b", "alone", expected + np.array([[5e-7, 5e-3]]), expected, allowed)
+    assert fine.passed
+    assert fine.max_abs == pytest.approx(5e-3)
+    assert fine.tolerance == pytest.approx(1e-2)
+    wrong = compare("a", "b", "alone", expected + np.array([[4e-6, 5e-3]]), expected, allowed)
+    assert not wrong.passed
+    assert wrong.max_abs == pytest.approx(5e-3)
+    assert wrong.tolerance == pytest.approx(5e-3 / 4)
+
+
+@pytest.mark.parametrize("worst", [1.0, 1.0 + 1e-12])
+def test_rounding_does_not_turn_a_verdict(worst: float) -> None:
+    expected, allowed = np.zeros((1, 1)), np.full((1, 1), 0.1)
+    row = compare("a", "b", "alone", expected + 0.1 * worst, expected, allowed)
+    assert row.max_abs is not None
+    assert row.passed == (row.max_abs <= row.tolerance) == (0.1 * worst <= 0.1)
+
+
+def test_another_shape_is_told_with_both() -> None:
+    row = compare("a", "b", "alone", np.zeros((2, 3)), np.zeros((2, 4)), np.zeros((2, 4)))
+    assert not row.passed
+    assert row.message == "the result has the shape 2×3 and not 2×4"
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_stands_alone_and_tells_what_failed(net: Written) -> None:
+    report = net.verify(backends=["torch"])
+    rows = [replace(report.rows[-1], layer="<evil>", passed=False, max_abs=1.0), *report.rows]
+    text = page(replace(report, rows=rows, passed=False), "small & fine")
+    assert text.startswith("<!doctype html>")
+    assert "small &amp; fine" in text
+    assert "<evil>" not in text
+    assert "FAILED" in text
+    assert not re.search(r"""(src|href)=["']?http""", text)
+    assert text.count("<svg") == text.count("</svg>") == 1
+    for node in net.graph.nodes:
+        assert f">{node.name}</text>" in text
