@@ -72,7 +72,7 @@ def by_trainer(net: Net) -> float:
     """Images a second of processor time, of `alexc train`."""
     watch = Stopwatch()
     # The bare loop averages no weights and does nothing to images: neither does the trainer here.
-    plain = ("train.ema=null", "train.augment={}", f"train.batch={BATCH}", "train.epochs=1")
+    plain = ("train.ema=null", "train.augment={}", f"train.batch={BATCH}", "train.epochs=2")
     recipe = recipe_of(net, plain)
     with tempfile.TemporaryDirectory() as name, joined("cpu") as workers:
         options = Options(Path(name) / "run", device="cpu", stop_after=STEPS)

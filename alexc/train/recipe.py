@@ -68,7 +68,8 @@ def _as_usage(error: ValidationError) -> UsageError:
             Diagnostic(
                 "recipe/set",
                 f"{'.'.join(['train', *map(str, detail['loc'])])}: {detail['msg']}",
-                notes=(f"the value is {detail['input']!r}",),
+                # A contradiction is of the whole recipe, which says enough by its message.
+                notes=(f"the value is {detail['input']!r}",) if detail["loc"] else (),
             )
             for detail in error.errors(include_url=False)
         )
