@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from alexc.diagnostics import Place, usage_fault
-from alexc.importers.foreign import MAX_LAYERS, Builder, ForeignNet, Origin, Request, Row, Value
+from alexc.importers.foreign import (
+    MAX_LAYERS,
+    Builder,
+    ForeignNet,
+    Origin,
+    Request,
+    Row,
+    Value,
+    guess,
+)
 from alexc.importers.proto import Document
 from alexc.importers.prototext import read_text
 from alexc.ops.base import Op, Shape
@@ -36,7 +45,9 @@ from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat
-from alexc.spec.names import Names, clip, listing
+from alexc.spec.names import clip, listing
+
+_MAX_BYTES = 500_000  # the released files have 3,000
 
 # The images of the ILSVRC nets, whose first convolution is known by its size. The files don't say.
 _ILSVRC_IMAGE = 224
@@ -120,7 +131,7 @@ def read_cuda_convnet(path: Path, request: Request) -> ForeignNet:
 
 def sections(path: Path, builder: Builder) -> list[Section]:
     """The `[name]` sections of a file with their `key=value` lines; faults go to the builder."""
-    text = read_text(path)
+    text = read_text(path, _MAX_BYTES)
     document = Document(str(path), text)
     found: list[Section] = []
     values: dict[str, str] = {}
@@ -223,7 +234,7 @@ class _Reader:
                         "import/unknown-blob",
                         f"{section.origin} reads {clip(name)}, which no layer before it is",
                         section.places.get("inputs"),
-                        help=Names(before).did_you_mean(name) if len(before) < 500 else None,
+                        help=guess(name, before) if len(builder.faults) < 20 else None,
                     )
             before.add(section.name)
             if (
@@ -261,7 +272,7 @@ class _Reader:
                 self.builder.stop(
                     "import/partial",
                     f"there is no layer {clip(self.request.partial)}",
-                    help=Names(self.by_name).did_you_mean(self.request.partial),
+                    help=guess(self.request.partial, self.by_name),
                 )
             ends = {self.request.partial}
         else:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
 from alexc.spec.model import check_layer_name
-from alexc.spec.names import clip, listing
+from alexc.spec.names import Names, clip, listing
 
 # Deeper nets than any that was published; a file that claims more is hostile or damaged.
 MAX_LAYERS = 5_000
@@ -436,6 +437,11 @@ def allowed_name(wanted: str) -> str | None:
         # A reserved word, or a name that YAML reads as a number.
         name = f"{name}_layer" if name[0].isalpha() else f"layer_{name}"
     return name if check_layer_name(name) is None else None
+
+
+def guess(word: str, names: Iterable[str]) -> str | None:
+    """The question whether one of these names was meant, if one is near. Long ones are no words."""
+    return Names(islice((n for n in names if len(n) <= 64), 2_000)).did_you_mean(word)
 
 
 def _non_negative(kind: type[Op], inputs: Sequence[Value]) -> bool:

@@ -98,20 +98,19 @@ class Document:
 
     def __init__(self, path: str, text: str | None = None) -> None:
         self.path = path
-        self._starts: list[int] | None = None
+        self._starts: NDArray[np.int64] | None = None
         self._source: SourceText | None = None
         if text is not None:
             lines = text.split("\n")
             self._source = SourceText(path, tuple(line.rstrip("\r") for line in lines))
-            starts = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])])
-            self._starts = [int(start) for start in starts]
+            self._starts = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])])
 
     def place(self, offset: int, length: int = 1) -> Place | None:
         """The place of a character of the text; None where the file is no text."""
         if self._source is None or self._starts is None:
             return None
         line = int(np.searchsorted(self._starts, offset, side="right"))
-        return Place(self._source, line, offset - self._starts[line - 1] + 1, length)
+        return Place(self._source, line, offset - int(self._starts[line - 1]) + 1, length)
 
 
 @dataclass(slots=True)

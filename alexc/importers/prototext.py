@@ -17,7 +17,7 @@ from alexc.diagnostics import AlexcError, Diagnostic, UsageError
 from alexc.importers.proto import Document, Field, Message, Schema, Schemas
 
 MAX_BYTES = 4_000_000
-MAX_VALUES = 200_000
+MAX_VALUES = 100_000
 MAX_DEPTH = 32
 
 _SPACE = re.compile(r"(?:\s+|#[^\n]*)*+")
@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     r"""
     (?P<name>[A-Za-z_]\w*)
   | (?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)[fF]?)
-  | (?P<string>"(?:[^"\\\n]|\\[^\n])*"|'(?:[^'\\\n]|\\[^\n])*')
+  | (?P<string>"(?:[^"\\\n]++|\\[^\n])*+"|'(?:[^'\\\n]++|\\[^\n])*+')
   | (?P<mark>[{}<>:\[\],;+-])
     """,
     re.VERBOSE | re.ASCII,
@@ -57,24 +57,24 @@ def read(path: Path, schema: Schema, schemas: Schemas) -> Message:
     return parse(read_text(path), str(path), schema, schemas)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, refused where it is too long to be one.
+def read_text(path: Path, most: int = MAX_BYTES) -> str:
+    """The text of a file of so many bytes at most.
 
     Comments may be in any encoding: what is not UTF-8 is read byte by byte.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most + 1)
     except FileNotFoundError:
         raise UsageError(Diagnostic("file/missing", f"there is no file {path}")) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(Diagnostic("file/unreadable", f"{path}: {reason}")) from None
-    if len(data) > MAX_BYTES:
+    if len(data) > most:
         raise AlexcError(
             Diagnostic(
                 "import/too-large",
-                f"{path} is larger than {MAX_BYTES:,} bytes, which no description of a net needs",
+                f"{path} is larger than {most:,} bytes, which no description of a net needs",
                 help="trained weights are given with --weights",
             )
         )

@@ -24,7 +24,7 @@ from alexc.diagnostics import AlexcError, Diagnostic, UsageError
 from alexc.importers.proto import Document, Field, Message, Schema, Schemas, shortest
 
 # A net of a thousand layers has some 50,000 fields. Each costs about a microsecond and 200 bytes.
-MAX_FIELDS = 250_000
+MAX_FIELDS = 200_000
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _WIRE_TYPE = {"int": _VARINT, "bool": _VARINT, "enum": _VARINT, "float": _FOUR, "double": _EIGHT}

@@ -31,7 +31,7 @@ from alexc.importers.caffe.layer import CaffeLayer, Phase, layers_of
 from alexc.importers.caffe.operations import OPERATIONS, Blobs, Step, takes_along
 from alexc.importers.caffe.schema import SCHEMAS
 from alexc.importers.caffe.solver import is_solver, recipe, training_notes
-from alexc.importers.foreign import MAX_LAYERS, Builder, ForeignNet, Request, Value
+from alexc.importers.foreign import MAX_LAYERS, Builder, ForeignNet, Request, Value, guess
 from alexc.importers.proto import Message
 from alexc.importers.wire import Mapped
 from alexc.importers.wire import read as read_wire
@@ -42,8 +42,8 @@ _WEIGHTED = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
 # Beyond so many faults of names, none is worth the time to guess what was meant.
 _MOST_GUESSES = 20
 # Files beside the one at hand that are looked into for the size of the input, and their size.
-_MOST_NEIGHBOURS = 20
-_LARGEST_NEIGHBOUR = 1_000_000
+_MOST_NEIGHBOURS = 10
+_LARGEST_NEIGHBOUR = 200_000
 
 
 def read_caffe(path: Path, request: Request) -> ForeignNet:
@@ -229,7 +229,7 @@ class _Reader:
                     "import/unknown-blob",
                     f"{layer.origin} reads {clip(bottom)}, which no layer before it makes",
                     layer.place,
-                    help=Names(versions).did_you_mean(bottom) if few else None,
+                    help=guess(bottom, versions) if few else None,
                 )
             wired.append(_Wired(layer, tuple(reads)))
             for position, top in enumerate(layer.tops):
@@ -266,10 +266,8 @@ class _Reader:
     def _up_to(self, wired: Sequence[_Wired], name: str) -> tuple[set[int], list[_Ref]]:
         found = [i for i, one in enumerate(wired) if one.layer.name == name]
         if not found or not wired[found[-1]].layer.tops:
-            names = Names(one.layer.name for one in wired)
-            self.builder.stop(
-                "import/partial", f"there is no layer {clip(name)}", help=names.did_you_mean(name)
-            )
+            help = guess(name, (one.layer.name for one in wired))
+            self.builder.stop("import/partial", f"there is no layer {clip(name)}", help=help)
         waiting, wanted = [found[-1]], {found[-1]}
         while waiting:
             for ref in wired[waiting.pop()].reads:
@@ -470,7 +468,7 @@ class _Reader:
             found[layer.name] = [blob_array(message, shown) for message in messages]
         if not found and self.request.weights is None:
             return None  # a net in binary form that was never trained
-        names = Names(left)
+        names = Names(name for name in left[:2_000] if len(name) <= 64)
         for name in sorted(needed - found.keys())[:_MOST_GUESSES]:
             if (close := names.nearest(name)) is not None:
                 self.builder.hints[name] = f"there are weights for {clip(close)}"

@@ -31,9 +31,10 @@ from alexc.spec.names import clip
 Array = NDArray[Any]
 
 # Nodes of a model: exporters write up to forty for one layer.
-_MAX_NODES = 20 * MAX_LAYERS
+_MAX_NODES = 8 * MAX_LAYERS
 # Programs that compute shapes are short, and their values few.
 _MAX_STEPS = 200
+_MAX_SUBGRAPH = 10_000  # bytes
 _MAX_COMPUTED = 100_000
 # What ConstantOfShape may stand for in all: more than any layer of AlexNet has.
 _MAX_FILLED = 2**26
@@ -109,7 +110,11 @@ class Model:
     # the batch where the model has a fixed one
     batch: int | None = None
     external: dict[str, Mapped] = field(default_factory=dict)
-    arrays: dict[str, Array] = field(default_factory=dict)
+    # What was worked out already, by name and batch, and what is known to depend on the input.
+    arrays: dict[tuple[str, int | None], Array] = field(default_factory=dict)
+    variable: set[str] = field(default_factory=set)
+    # Answers to costly questions about a constant: a thousand layers may share one.
+    answers: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is an initializer, or computed from initializers alone."""
@@ -303,7 +308,7 @@ def subgraph(node: Node, name: str, model: Model) -> list[Node]:
     if name not in node.attributes:
         return []
     values = node.attributes[name].values.get("g", [])
-    if not values:
+    if not values or len(values[-1]) > _MAX_SUBGRAPH:
         return []
     message = decode(memoryview(values[-1]), str(model.path), SCHEMAS["Graph"], SCHEMAS)
     return nodes_of(message)
@@ -322,27 +327,37 @@ class _Evaluation:
 
     def value(self, name: str) -> Array:
         self.left -= 1
-        if self.left < 0 or not name:
-            raise NotConstantError
         model = self.model
-        if name in model.arrays:
-            return model.arrays[name]
+        known = model.arrays.get((name, None))
+        if known is None:
+            known = model.arrays.get((name, self.batch))
+        if known is not None:
+            return known
+        if self.left < 0 or not name or (self.batch is None and name in model.variable):
+            raise NotConstantError
         if name in model.initializers:
-            model.arrays[name] = model.tensor(model.initializers[name])
-            return model.arrays[name]
-        node = model.producers.get(name)
+            model.arrays[name, None] = model.tensor(model.initializers[name])
+            return model.arrays[name, None]
+        try:
+            array = self._computed(name)
+        except NotConstantError:
+            if self.batch is None:
+                model.variable.add(name)
+            raise
+        model.arrays[name, self.batch] = array
+        return array
+
+    def _computed(self, name: str) -> Array:
+        node = self.model.producers.get(name)
         if node is None or node.domain not in ("", "ai.onnx") or name != node.output:
             raise NotConstantError
         evaluate = _EVALUATIONS.get(node.op)
         if evaluate is None:
             raise NotConstantError
         try:
-            array = evaluate(self, node)
+            return evaluate(self, node)
         except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError):
             raise NotConstantError from None
-        if node.op in ("Constant", "Transpose", "Identity") and self.batch is None:
-            model.arrays[name] = array
-        return array
 
     def small(self, name: str) -> Array:
         """A value that may be computed with: shapes are short, weights are only passed on."""

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexc.diagnostics import usage_fault
-from alexc.importers.foreign import Builder, ForeignNet, Request, Value
+from alexc.importers.foreign import Builder, ForeignNet, Request, Value, guess
 from alexc.importers.onnx_model.model import Node, NotConstantError, read_model
 from alexc.importers.onnx_model.operations import OPERATIONS, Refused, Step
 from alexc.importers.onnx_model.plan import Planned, plan
 from alexc.importers.proto import Message
 from alexc.ops.base import Shape
-from alexc.spec.names import Names, clip
+from alexc.spec.names import clip
 
 OLDEST_OPSET = 7
 # What exporters call a graph that has no name.
@@ -85,7 +85,7 @@ class _Reader:
         for node in reversed(self.model.nodes):
             if name in (node.name, *node.outputs) and node.output:
                 return [node.output]
-        help = Names(n.name or n.output for n in self.model.nodes).did_you_mean(name)
+        help = guess(name, (n.name or n.output for n in self.model.nodes))
         return self.builder.stop("import/partial", f"there is no node {clip(name)}", help=help)
 
     def _input(self, planned: dict[int, Planned]) -> str:

@@ -27,6 +27,9 @@ from alexc.importers.onnx_model.model import Array, Model, Node, NotConstantErro
 from alexc.importers.onnx_model.padding import pad_amounts, pad_value
 from alexc.importers.proto import shortest
 
+# A band for more channels is none that a net would have, and costly to look at.
+_MOST_CHANNELS = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -139,9 +142,21 @@ def _banded(model: Model, conv: Node, source: str, beta: float) -> Response | No
     for name in ("pads", "strides", "dilations"):
         if set(conv.integers(name) or ()) - {1 if name != "pads" else 0}:
             return None
+    asked = ("band", conv.input(1), conv.input(2))
+    if asked not in model.answers:
+        model.answers[asked] = _band(model, conv)
+    found = model.answers[asked]
+    if found is None:
+        return None
+    size, alpha, k, channels = found
+    return Response(source, size, alpha, beta, k, channels=channels)
+
+
+def _band(model: Model, conv: Node) -> tuple[int, float, float, int] | None:
+    """Size, alpha, k and channels of a 1×1 convolution that is a band of one number."""
     weight, bias = model.constant(conv.input(1)), model.constant(conv.input(2))
     channels = weight.shape[0]
-    if weight.shape != (channels, channels, 1, 1) or not 0 < channels <= 4096:
+    if weight.shape != (channels, channels, 1, 1) or not 0 < channels <= _MOST_CHANNELS:
         return None
     matrix: Array = weight.reshape(channels, channels)
     reach = int(np.count_nonzero(matrix[0])) - 1
@@ -152,8 +167,7 @@ def _banded(model: Model, conv: Node, source: str, beta: float) -> Response | No
         return None
     size = 2 * reach + 1
     alpha = tidy(each * size, lambda alpha: _equal(alpha / size, each))
-    k = shortest(float(bias.reshape(-1)[0]))
-    return Response(source, size, alpha, beta, k, channels=channels)
+    return size, alpha, shortest(float(bias.reshape(-1)[0])), channels
 
 
 def _power(model: Model, name: str) -> tuple[str, float]:
