@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from alexc.frontend import load_net
 from alexc.importers.foreign import ForeignNet, Request
 from alexc.importers.formats import read_foreign
 from alexc.importers.writer import Imported, write
+from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.verify.reference import evaluate
 from alexc.weights import store
 from tests.command_line import Alexc, alexc
@@ -83,6 +85,24 @@ def test_a_net_of_alexnets_kind_computes_what_caffe_computes(tmp_path: Path) -> 
     for name, expected in (("relu1", conv1), ("pool1", pool1), ("relu2", conv2), ("fc3", fc3)):
         np.testing.assert_allclose(values[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(values["prob"], softmax(fc3), rtol=1e-5)
+
+
+def test_the_model_of_an_imported_net_computes_the_same(tmp_path: Path) -> None:
+    w1, b1, fc, bias, x = drawn(12, (3, 2, 3, 3), (3,), (4, 18), (4,), (5, 2, 8, 6))
+    (tmp_path / "w.caffemodel").write_bytes(
+        old_caffemodel({"conv1/3x3": (4, [w1, b1]), "fc": (14, [fc, bias])})
+    )
+    done = imported(tmp_path, "old.prototxt", weights=tmp_path / "w.caffemodel")
+    assert done.weights is not None
+    graph = load_net(done.spec).graph
+    model = to_onnx(graph, store.extents(done.weights), done.weights.name)
+    (tmp_path / "model.onnx").write_bytes(serialize(model))
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"input": x})
+    pooled = pool(np.maximum(convolve(x, w1, b1), 0), 2, 2, 0, average=False)
+    np.testing.assert_allclose(found, pooled.reshape(5, -1) @ fc.T + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_branches_and_batch_norm_compute_what_caffe_computes(tmp_path: Path) -> None:
@@ -321,7 +341,8 @@ def test_a_filler_without_counterpart_is_told(tmp_path: Path) -> None:
     text = (SAMPLES / "small.prototxt").read_text()
     text = text.replace("stride: 2 }", 'stride: 2 weight_filler { type: "bilinear" } }', 1)
     (tmp_path / "net.prototxt").write_text(text)
-    assert [warning.code for warning in read(tmp_path / "net.prototxt").warnings] == ["import/init"]
+    net = read(tmp_path / "net.prototxt", mean="1,2,3")
+    assert [warning.code for warning in net.warnings] == ["import/init"]
 
 
 # ---- what the files don't say --------------------------------------------------------------------
@@ -661,6 +682,8 @@ def test_what_exists_is_replaced_only_when_asked(alexc: Alexc, tmp_path: Path) -
         ([SAMPLES], 2, "import/format"),
         ([SAMPLES / "small.prototxt", "--weights", "nowhere.caffemodel"], 2, "file/missing"),
         ([SAMPLES / "small.prototxt", "--input", "three"], 2, "import/input"),
+        ([SAMPLES / "small.prototxt", "--like", "x.yaml"], 2, "import/option"),
+        ([SAMPLES / "small.prototxt", "--mean", "nowhere.npy"], 2, "file/missing"),
         ([SAMPLES / "refused.prototxt"], 1, "import/unsupported-layer"),
     ],
 )

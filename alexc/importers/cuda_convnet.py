@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexc.diagnostics import Place, usage_fault
+from alexc.diagnostics import Place
 from alexc.importers.foreign import (
     MAX_LAYERS,
     Builder,
@@ -119,10 +119,6 @@ def read_cuda_convnet(path: Path, request: Request) -> ForeignNet:
     Raises UsageError for a file that can't be read, AlexcError with everything in it that can't be
     said in a spec.
     """
-    if request.weights is not None:
-        raise usage_fault(
-            "import/weights", "weights of cuda-convnet, which are pickles, aren't read"
-        )
     return _Reader(path, request).read()
 
 

@@ -104,11 +104,6 @@ def read_torch(path: Path, request: Request) -> ForeignNet:
     Raises UsageError for a file that can't be read or whose net is not known, AlexcError if it is
     damaged, would run code, or fits the net in no way or in several.
     """
-    if request.weights is not None or request.partial is not None:
-        raise usage_fault(
-            "import/weights",
-            "a state dict is the weights: --weights and --partial don't go with it",
-        )
     state = read_state_dict(path)
     if request.like is not None:
         return _like(path, state, load_net(request.like), request.like)

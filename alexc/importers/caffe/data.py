@@ -193,6 +193,12 @@ def _mean(
             return _per_channel(builder, values, shape), None
         return _mean_image(builder, Path(given), shape)
     if source is None:
+        if shape[0] == 3:
+            builder.warn(
+                "import/no-mean",
+                "the file doesn't say how photographs are prepared, so `preprocess` has no mean",
+                help="give it with --mean FILE, or as --mean BLUE,GREEN,RED",
+            )
         return None, None
     if source.means:
         return _per_channel(builder, source.means, shape), None

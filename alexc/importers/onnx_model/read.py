@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexc.diagnostics import usage_fault
 from alexc.importers.foreign import Builder, ForeignNet, Request, Value, guess
 from alexc.importers.onnx_model.model import Node, NotConstantError, read_model
 from alexc.importers.onnx_model.operations import OPERATIONS, Refused, Step
@@ -33,10 +32,6 @@ def read_onnx(path: Path, request: Request) -> ForeignNet:
     Raises UsageError for a file that can't be read, AlexcError with everything in it that can't be
     said in a spec.
     """
-    if request.weights is not None:
-        raise usage_fault(
-            "import/weights", "an ONNX model has its weights with it: leave --weights out"
-        )
     return _Reader(path, request).read()
 
 
