@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,13 +21,14 @@ from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.images import photo_files
 from alexc.calibrate.narrow import Narrow, narrow, written
 from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
+from alexc.engines.forms import FILES, fastest_form
 from alexc.engines.record import DEFAULT_BATCH
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
 from alexc.weights import store
 from alexc.weights.init import draw
-from alexc_runtime.digests import sha256
+from alexc_runtime.digests import FileRecord, sha256
 from alexc_runtime.manifest import (
     ENGINES,
     MODEL,
@@ -74,8 +75,9 @@ class Options:
 
     `seed` counts only where `weights` are not given. `calibrate` are photographs, folders of them,
     or one calibration.json, from which int8 and fp8 take their ranges; with the others they are
-    what the accuracy is taken on. Without `targets` everything that is installed
-    is built for, and what is not is left out; a target that is named must succeed.
+    what the accuracy is taken on. Without `targets` everything that is installed is built for, and
+    what is not is left out; a target that is named must succeed. Plans are kept in `plan_cache` and
+    taken from there, if it is given.
     """
 
     out: Path
@@ -85,6 +87,7 @@ class Options:
     targets: tuple[Target, ...] = ()
     batch: BatchRange = DEFAULT_BATCH
     calibrate: tuple[Path, ...] = ()
+    plan_cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +134,20 @@ def build(net: Net, options: Options, progress: Progress) -> Result:
         weights = _weights(net, options)
         model = _narrow(net, options, weights, progress)
         progress("model")
-        write_model(model.graph, weights, stage.folder)
+        asked = [target.engine for target in options.targets] or MODEL_ENGINES
+        write_model(model.graph, weights, stage.folder, asked)
         if model.calibration is not None:
             model.calibration.write(stage.folder / CALIBRATION)
-        plans = _build_plans(options, stage.folder, progress)
         records = stage.records()
+        plans = _build_plans(options, stage.folder, records, progress)
         report = _verify(net.graph, weights, stage.folder / MODEL, model, progress)
         if not report.passed:
             raise AlexcError(_rejection(report))
         text = json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n"
         (stage.folder / REPORT).write_text(text, encoding="utf-8")
         progress("bundle")
-        certified = {path: records[path].sha256 for path in (MODEL, WEIGHTS)}
+        models = (path for path in (MODEL, *FILES.values(), WEIGHTS) if path in records)
+        certified = {path: records[path].sha256 for path in models}
         engines = (*plans, *_model_engines(options, report))
         manifest = stage.commit(_manifest(net, options, key, engines, report, certified))
     return Result(manifest, report, model.calibration)
@@ -162,12 +167,20 @@ def graph_of(bundle: Bundle, graph: Graph, weights: Weights) -> Graph:
     return written(graph, weights, precision, named, calibration)
 
 
-def write_model(graph: Graph, weights: Weights, folder: Path) -> None:
-    """Write weights.safetensors and the model.onnx that refers to it."""
+def write_model(graph: Graph, weights: Weights, folder: Path, engines: Sequence[str] = ()) -> None:
+    """Write weights.safetensors, and the model.onnx that refers to it.
+
+    For the `engines` that are faster with another form of it, that is written, too.
+    """
     from alexc.lower.to_onnx import serialize, to_onnx
 
     extents = store.write(folder / WEIGHTS, weights)
-    (folder / MODEL).write_bytes(serialize(to_onnx(inference(graph), extents, WEIGHTS)))
+    models = {MODEL: (plain := inference(graph))}
+    for engine in engines:
+        if (form := fastest_form(engine, plain)) is not None:
+            models[FILES[engine]] = form
+    for file, written_as in models.items():
+        (folder / file).write_bytes(serialize(to_onnx(written_as, extents, WEIGHTS)))
 
 
 def _inputs(net: Net, options: Options) -> dict[str, Any]:
@@ -224,14 +237,17 @@ def _narrow(net: Net, options: Options, weights: Weights, progress: Progress) ->
     )
 
 
-def _build_plans(options: Options, folder: Path, progress: Progress) -> list[EngineRecord]:
+def _build_plans(
+    options: Options, folder: Path, files: Mapping[str, FileRecord], progress: Progress
+) -> list[EngineRecord]:
     """The plans asked for, or those of every library that is installed.
 
     A net that TensorRT can't take is a fault only where a plan was asked for by name; elsewhere the
     record says why there is none.
     """
+    from alexc.engines.cache import cached_plan
     from alexc.engines.record import not_built
-    from alexc.engines.tensorrt import build_plan, flavours
+    from alexc.engines.tensorrt import flavours
 
     asked = [target for target in options.targets if target.engine in PLAN_ENGINES]
     if not options.targets:
@@ -242,9 +258,11 @@ def _build_plans(options: Options, folder: Path, progress: Progress) -> list[Eng
         (folder / ENGINES).mkdir(exist_ok=True)
         progress(f"plan for {target.engine}")
         try:
-            record = build_plan(
+            record = cached_plan(
+                options.plan_cache,
                 folder / MODEL,
                 folder / path,
+                {name: files[name].sha256 for name in (MODEL, WEIGHTS)},
                 flavour=target.engine,
                 precision=options.precision,
                 batch=options.batch,
@@ -275,7 +293,10 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
     for name in asked or (MODEL_ENGINES if not options.targets else ()):
         result = results.get(name)
         if result is not None and result.passed:
-            records.append(EngineRecord(name, precision, "verified", MODEL))
+            # A form of its own, where it has one, was verified by itself.
+            form = results.get(f"{name}_form")
+            path = FILES[name] if form is not None and form.passed else MODEL
+            records.append(EngineRecord(name, precision, "verified", path))
         elif asked:
             why = result.status if result else "it was not run"
             raise usage_fault("build/target", f"{name} was not verified: {why}")

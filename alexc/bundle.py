@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError, fault, usage_fault
+from alexc.engines.forms import FILES
 from alexc_runtime.digests import FileRecord, differences, sha256_of_all
 from alexc_runtime.errors import (
     BundleError,
@@ -232,7 +233,7 @@ def _refuse_unless_replaceable(target: Path, out: Path) -> None:
         raise usage_fault(
             "bundle/not-a-bundle", f"{out} exists and is not a bundle", help=elsewhere
         )
-    own = {MANIFEST, MODEL, WEIGHTS, REPORT, ENGINES}
+    own = {MANIFEST, MODEL, *FILES.values(), WEIGHTS, REPORT, ENGINES}
     with suppress(BundleError):  # a manifest that can't be read names no more files
         own |= {path.split("/")[0] for path in read_manifest(target).files}
     if added := sorted(entries - own):

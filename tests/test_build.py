@@ -36,7 +36,14 @@ layers:
   fc: {op: linear, out_features: 7}
 preprocess: {resize: 24, scale: 0.01, mean: [0.4, 0.5, 0.6]}
 """
-NAMES = {"manifest.json", "model.onnx", "weights.safetensors", "verify.json", "engines"}
+NAMES = {
+    "manifest.json",
+    "model.onnx",
+    "model-onnxruntime.onnx",
+    "weights.safetensors",
+    "verify.json",
+    "engines",
+}
 
 
 @pytest.fixture
@@ -85,6 +92,9 @@ def test_a_bundle_has_the_four_files_and_says_so(
     assert Path(result["weights"]).is_file()
     by_engine = {engine["engine"]: engine for engine in result["engines"]}
     assert by_engine["onnxruntime"]["status"] == "verified"
+    assert by_engine["onnxruntime"]["path"] == "build/small/model-onnxruntime.onnx"
+    if "openvino" in by_engine:
+        assert by_engine["openvino"]["path"] == result["model"]
     rtx = by_engine.get("tensorrt_rtx")
     if rtx is not None:  # its wheels are not for every machine
         assert rtx["status"] in ("built, not run: no GPU", "built, not run")
@@ -303,25 +313,37 @@ def test_a_folder_that_is_no_bundle_is_left_alone(alexc: Alexc, spec: Path, tmp_
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    ("op_type", "backend"), [("LRN", "onnxruntime:"), ("Sqrt", "onnxruntime_form:")]
+)
 def test_a_backend_that_diverges_stops_the_build(
-    alexc: Alexc, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alexc: Alexc,
+    spec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    op_type: str,
+    backend: str,
 ) -> None:
+    """A fault in model.onnx, or only in the model that ONNX Runtime has for itself."""
     from alexc.lower import to_onnx
     from alexc.ops.norm import Lrn
 
     right = to_onnx.LOWERINGS[Lrn]
 
-    def halved(layer: Any) -> None:
+    def altered_lrn(layer: Any) -> None:
         right(layer)
-        node = layer.writer.nodes[-1]
-        alpha = next(attribute for attribute in node.attribute if attribute.name == "alpha")
-        alpha.f /= 2
+        for node in layer.writer.nodes:
+            if node.op_type == op_type == "LRN":
+                next(each for each in node.attribute if each.name == "alpha").f /= 2
+            elif node.op_type == op_type:
+                node.op_type = "Exp"
 
-    altered: dict[Any, Any] = {**to_onnx.LOWERINGS, Lrn: halved}
+    altered: dict[Any, Any] = {**to_onnx.LOWERINGS, Lrn: altered_lrn}
     monkeypatch.setattr(to_onnx, "LOWERINGS", altered)
     ran = alexc("build", spec, "--out", tmp_path / "out")
     assert ran.status == 1
     assert "error[build/diverges]: norm1 on onnxruntime" in ran.err
+    assert f"= note: {backend} ran" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 

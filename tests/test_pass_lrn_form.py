@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from alexc.engines.forms import fastest_form
 from alexc.graph.graph import Graph, LrnForm
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.norm import Lrn
@@ -110,3 +111,11 @@ def test_a_form_counts_in_the_digest() -> None:
     graph = every_op("fc")
     digests = {graph.digest(), *(lrn_form(graph, form).digest() for form in FORMS)}
     assert len(digests) == 3
+
+
+def test_only_onnx_runtime_has_a_form_of_its_own_and_only_for_lrn() -> None:
+    graph = inference(every_op("fc"))
+    assert fastest_form("onnxruntime", graph) == lrn_form(graph, "banded")
+    assert fastest_form("openvino", graph) is None
+    plain = Graph.build("net", (3, 5, 4), [("relu", Relu(), ("input",))], ("relu",))
+    assert fastest_form("onnxruntime", plain) is None

@@ -60,6 +60,13 @@ def build(
         str,
         typer.Option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes that plans take."),
     ] = "1,8,32",
+    plan_cache: Annotated[
+        bool,
+        typer.Option(
+            help="Take plans that were built before from $ALEXC_CACHE (default: ~/.cache/alexc), "
+            "and keep new ones there."
+        ),
+    ] = True,
     json: JsonOption = False,
 ) -> None:
     """Make a bundle of a spec: model, weights, TensorRT plan, and the proof that they agree.
@@ -70,6 +77,7 @@ def build(
     from alexc.build import Options, parse_target
     from alexc.build import build as make
     from alexc.calibrate.narrow import PRECISIONS
+    from alexc.engines.cache import default_folder
     from alexc.engines.record import parse_batch
 
     if precision not in PRECISIONS:
@@ -88,7 +96,14 @@ def build(
         weights = weights_in(weights)
     with steps(enabled=not json) as progress:
         options = Options(
-            folder, weights, seed, precision, targets, batches, tuple(calibrate or ())
+            folder,
+            weights,
+            seed,
+            precision,
+            targets,
+            batches,
+            tuple(calibrate or ()),
+            default_folder() if plan_cache else None,
         )
         result = make(net, options, progress)
     print_diagnostics(net.warnings)
@@ -131,11 +146,11 @@ def _print_summary(folder: Path, result: Result) -> None:
     print(f"{folder}: {manifest.name}, verified against {report.reference}")
     for backend in manifest.verification.backends:
         verdict = "verified" if backend.passed else backend.status
-        print(f"  {backend.backend:<13} {verdict}")
+        print(f"  {backend.backend:<16} {verdict}")
     for record in manifest.engines:
         of_model = record.engine in MODEL_ENGINES
         if not of_model and (record.path is None or record.path.endswith(".plan")):
-            print(f"  {record.engine:<13} {record.precision}: {record.status}")
+            print(f"  {record.engine:<16} {record.precision}: {record.status}")
     if (calibration := result.calibration) is not None:
         chosen = calibration.tried[calibration.method]
         print(
@@ -151,6 +166,6 @@ def _print_summary(folder: Path, result: Result) -> None:
         agreement = accuracy.top1_agreement
         same = "" if agreement is None else f", the same class for {agreement:.1%}"
         print(
-            f"  {accuracy.backend:<13} {accuracy.output} off by {accuracy.rel_l2:.2%}, "
+            f"  {accuracy.backend:<16} {accuracy.output} off by {accuracy.rel_l2:.2%}, "
             f"{accuracy.max_abs:.2g} at most{same} of {accuracy.images} images"
         )

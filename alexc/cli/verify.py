@@ -105,7 +105,7 @@ def _print(report: Report) -> None:
     out.print(_table(report))
     for result in report.backends:
         verdict = {True: "verified", False: "DIVERGES", None: "not run"}[result.passed]
-        out.print(f"{result.backend:<13} {verdict}: {result.status}")
+        out.print(f"{result.backend:<16} {verdict}: {result.status}")
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
     out.print("passed" if report.passed else "FAILED")

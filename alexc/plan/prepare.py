@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from alexc import __version__
 from alexc.bundle import runtime_faults, staged, tool_versions
 from alexc.diagnostics import AlexcError, fault
+from alexc.engines.forms import FILES, fastest_form
 from alexc.frontend import Net, load_net
 from alexc.graph.elaborate import elaborate
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
-from alexc.passes.lrn_form import lrn_form
 from alexc.passes.precision import with_precision
 from alexc.plan.contestant import Subject
 from alexc.plan.measure import Progress, Standard
@@ -36,9 +36,6 @@ from alexc_runtime.manifest import (
     open_bundle,
 )
 
-# The model in the form that ONNX Runtime is fastest with. It stands beside model.onnx, since ONNX
-# does not allow weights in a folder above the model's own.
-ONNX_RUNTIME_MODEL = "model-onnxruntime.onnx"
 _BFLOAT16_MODEL = "model-bf16.onnx"
 
 # The images of a batch are these, over and over: the reference is computed for each once.
@@ -109,9 +106,10 @@ def write_bundle(
     if not forms:
         graphs[_BFLOAT16_MODEL] = with_precision(plain, "bf16", net.spec.header.precision)
         models["openvino", "bf16"] = _BFLOAT16_MODEL
-        if (banded := lrn_form(plain, "banded")).forms:
-            graphs[ONNX_RUNTIME_MODEL] = banded
-            models["onnxruntime", "fp32"] = ONNX_RUNTIME_MODEL
+        for engine, file in FILES.items():
+            if (form := fastest_form(engine, plain)) is not None:
+                graphs[file] = form
+                models[engine, "fp32"] = file
     engines = [EngineRecord(*which, "not verified", file) for which, file in models.items()]
     with staged(folder) as stage:
         extents = store.write(stage.folder / WEIGHTS, dict(weights))

@@ -129,6 +129,8 @@ def _comparisons(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> l
                 continue
             best = min(own, key=lambda row: row["p50_ms"])
             for peer in (row for row in here if row["family"] == "peer"):
+                if kind == "fast" and best["class"] == peer["class"] == "exact":
+                    continue  # compared already
                 result = comparison(best, peer)
                 found.append(
                     {

@@ -109,9 +109,9 @@ def verify(
             request = found.request(exact.images if exact else None)
             for answer in _ask(kind, subject, request, crew):
                 found.take(answer)
-            if kind.reads_model:
-                own = model is not None and kind.model_file(model) != model
-                found.take_weights(_model_faults(subject, kind) if own else in_file)
+            if kind.reads_model and model is not None:
+                shared = kind.model_file(model) == model
+                found.take_weights(in_file if shared else _model_faults(subject, kind))
             findings.append(found)
             results[kind] = found.result()
             if exact is not None:
