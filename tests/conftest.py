@@ -26,6 +26,9 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 for _variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(_variable, None)
 
+# Plans are kept in nobody's home, and a test never finds those of another.
+os.environ["ALEXC_CACHE"] = ""
+
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 

@@ -25,5 +25,11 @@ def inference(graph: Graph) -> Graph:
     kept = {name for name, _, _ in layers}
     precisions = {name: p for name, p in graph.precisions.items() if name in kept}
     return Graph.build(
-        graph.name, graph.input_shape, layers, graph.outputs, precisions, graph.quantized
+        graph.name,
+        graph.input_shape,
+        layers,
+        graph.outputs,
+        precisions,
+        graph.quantized,
+        graph.forms,
     )

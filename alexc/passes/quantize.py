@@ -83,7 +83,13 @@ def quantize(
         )
     precisions = {name: p for name, p in graph.precisions.items() if name not in quantized}
     return Graph.build(
-        graph.name, graph.input_shape, graph.layers(), graph.outputs, precisions, quantized
+        graph.name,
+        graph.input_shape,
+        graph.layers(),
+        graph.outputs,
+        precisions,
+        quantized,
+        graph.forms,
     )
 
 
