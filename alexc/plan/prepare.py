@@ -39,7 +39,7 @@ from alexc_runtime.manifest import (
 _BFLOAT16_MODEL = "model-bf16.onnx"
 
 # The images of a batch are these, over and over: the reference is computed for each once.
-_DISTINCT_IMAGES = 4
+_DISTINCT_IMAGES = 2
 
 
 @dataclass(frozen=True)
