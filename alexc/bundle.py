@@ -386,6 +386,6 @@ def _disk_faults(out: Path) -> Iterator[None]:
         help = "free some space, or give another place with --out"
         raise fault(
             code,
-            f"{out} can't be written: {reason}{where}; what was there before is unchanged",
+            f"{out} was not written: {reason}{where}; what was there before is unchanged",
             help=help if code == "bundle/disk-full" else "give another place with --out",
         ) from error

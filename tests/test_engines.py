@@ -1,4 +1,4 @@
-"""Engines: what they compute, what they refuse, and that the model's file is never touched."""
+"""Plans: what they are built from, what is refused, and what their records say."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.engines import model as onnx_file
-from alexc.engines import onnxruntime, openvino, tensorrt
+from alexc.engines import tensorrt
 from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, not_built, parse_batch
-from alexc.engines.session import Session
 from alexc.graph.graph import INPUT, Graph
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.base import Padding
@@ -187,25 +186,6 @@ def test_a_plan_that_could_not_be_built_has_no_path() -> None:
 # ---- the ONNX file -------------------------------------------------------------------------------
 
 
-def test_an_instrumented_copy_leaves_the_model_as_it_is(
-    model: Path, graph: Graph, tmp_path: Path
-) -> None:
-    proto = onnx_file.load(model)
-    before = proto.SerializeToString()
-    copy = onnx_file.instrumented(proto, ["relu1", "fc"])
-    assert proto.SerializeToString() == before
-    assert onnx_file.output_names(copy) == ("relu1", "fc")
-    assert onnx_file.output_names(proto) == graph.outputs
-    (tmp_path / "copy.onnx").write_bytes(copy.SerializeToString())
-    (tmp_path / "weights.safetensors").write_bytes(
-        (model.parent / "weights.safetensors").read_bytes()
-    )
-    onnx.checker.check_model(tmp_path / "copy.onnx", full_check=True)
-    assert [node.name for node in graph.nodes] == [
-        name for name in onnx_file.tensor_names(proto) if name in graph.by_name
-    ]
-
-
 def test_models_that_alexc_does_not_write_are_refused(tmp_path: Path) -> None:
     relu = [helper.make_node("Relu", ["input"], ["y"])]
     for shape in (("batch", 3, "h", "w"), ("batch",), ("batch", 3, 0, 5)):
@@ -216,203 +196,6 @@ def test_models_that_alexc_does_not_write_are_refused(tmp_path: Path) -> None:
     proto.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, (1, 2)))
     with pytest.raises(AlexcError, match="must have one input, and it has input, other"):
         onnx_file.model_input(tmp_path / "two.onnx", proto)
-
-
-# ---- engines of the CPU --------------------------------------------------------------------------
-
-
-class CpuEngine(Protocol):
-    """What the modules of both engines have."""
-
-    def obstacle(self) -> str | None: ...
-
-    def session(
-        self, model: Path, threads: int | None = None, outputs: Sequence[str] | None = None
-    ) -> Session: ...
-
-
-CPU_ENGINES = {"onnxruntime": onnxruntime, "openvino": openvino}
-
-
-@pytest.fixture(params=CPU_ENGINES)
-def engine(request: pytest.FixtureRequest) -> CpuEngine:
-    module: CpuEngine = CPU_ENGINES[request.param]
-    if obstacle := module.obstacle():
-        pytest.skip(obstacle)
-    return module
-
-
-def test_the_outputs_are_those_of_the_reference(
-    engine: CpuEngine, model: Path, images: Array, expected: dict[str, NDArray[np.float64]]
-) -> None:
-    with engine.session(model, 1) as session:
-        results = session.run(images)
-    assert tuple(results) == session.outputs == ("prob", "fc")
-    for name, values in results.items():
-        assert values.dtype == np.float32
-        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6)
-
-
-def test_every_tensor_can_be_had_from_anywhere(
-    engine: CpuEngine,
-    model: Path,
-    images: Array,
-    expected: dict[str, NDArray[np.float64]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = onnx_file.tensor_names(onnx_file.load(model))
-    with engine.session(model, 1, names) as session:
-        results = session.run(images)
-    assert tuple(results) == names
-    assert set(expected) - {INPUT} <= set(results)
-    for name, values in expected.items():
-        if name != INPUT:
-            np.testing.assert_allclose(results[name], values, rtol=1e-4, atol=1e-5)
-
-
-def test_a_relative_path_finds_its_weights(
-    engine: CpuEngine, model: Path, images: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(model.parent)
-    for outputs in (None, ["left"]):
-        with engine.session(Path(model.name), 1, outputs) as session:
-            assert session.run(images)
-
-
-def test_what_is_asked_for_comes_in_its_order_and_once(
-    engine: CpuEngine, model: Path, images: Array
-) -> None:
-    with engine.session(model, 1, ["fc", "pool2", "fc"]) as session:
-        assert list(session.run(images)) == ["fc", "pool2"]
-
-
-def test_the_same_batch_gives_the_same_bits_in_arrays_of_ones_own(
-    engine: CpuEngine, model: Path, images: Array
-) -> None:
-    with engine.session(model, 1) as session:
-        first = session.run(images)
-        kept = first["fc"].copy()
-        five = session.run(np.concatenate([images[1:], images, images]))
-        session.run(images + 1)
-        np.testing.assert_array_equal(first["fc"], kept, strict=True)
-        np.testing.assert_array_equal(session.run(images)["fc"], kept, strict=True)
-    assert five["fc"].shape == (5, 11)
-
-
-def test_arrays_in_another_layout_mean_the_same(
-    engine: CpuEngine, model: Path, images: Array
-) -> None:
-    channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    assert not channels_last.flags.c_contiguous
-    with engine.session(model, 1) as session:
-        there, here = session.run(images), session.run(channels_last)
-    np.testing.assert_array_equal(there["fc"], here["fc"], strict=True)
-
-
-def test_denormals_are_kept(engine: CpuEngine, tmp_path: Path) -> None:
-    same = numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "same")
-    nodes = [
-        helper.make_node("Conv", ["input", "same"], ["a"], name="a"),
-        helper.make_node("Add", ["a", "a"], ["y"], name="y"),
-    ]
-    tiny = np.full((2, 3, 7, 5), 3e-42, np.float32)
-    with engine.session(by_hand(tmp_path / "model.onnx", nodes, weights=[same]), 1) as session:
-        np.testing.assert_array_equal(session.run(tiny)["y"], tiny + tiny, strict=True)
-
-
-def test_a_session_states_its_settings_and_closes_twice(engine: CpuEngine, model: Path) -> None:
-    plain, marked = engine.session(model, 1), engine.session(model, 1, ["fc"])
-    assert plain.settings["instrumented"] == "false"
-    assert marked.settings["instrumented"] == "true"
-    assert plain.version
-    stated = {
-        "onnxruntime": ("graph_optimization", "all"),
-        "openvino": ("inference_precision_hint", "f32"),
-    }
-    key, value = stated[plain.engine]
-    assert plain.settings[key] == value
-    for session in (plain, marked):
-        session.close()
-        session.close()
-
-
-@pytest.mark.parametrize(
-    ("batch", "given"),
-    [
-        (np.zeros((2, 3, 19, 23), np.float32), "float32 of 2×3×19×23"),
-        (np.zeros((2, 3, 23, 19), np.float64), "float64 of 2×3×23×19"),
-        (np.zeros((2, 3, 23, 19), np.uint8), "uint8 of 2×3×23×19"),
-        (np.zeros((3, 23, 19), np.float32), "float32 of 3×23×19"),
-        (np.zeros((0, 3, 23, 19), np.float32), "float32 of 0×3×23×19"),
-        (np.zeros((), np.float32), "float32 of no axis"),
-    ],
-)
-def test_a_batch_that_does_not_fit_is_refused(
-    engine: CpuEngine, model: Path, batch: NDArray[Any], given: str
-) -> None:
-    with engine.session(model, 1) as session, pytest.raises(AlexcError) as caught:
-        session.run(batch)
-    assert codes(caught.value) == ["engine/input"]
-    wanted = "input takes float32 of batch×3×23×19, and is given " + given
-    assert wanted in caught.value.diagnostics[0].message
-
-
-def test_tensors_that_are_not_there_are_told_all_at_once(engine: CpuEngine, model: Path) -> None:
-    with pytest.raises(AlexcError) as caught:
-        engine.session(model, 1, ["relu1", "relu7", "zzz"])
-    assert codes(caught.value) == ["engine/no-such-tensor"] * 2
-    assert "did you mean relu1?" in str(caught.value)
-
-
-def test_files_that_are_no_models_are_refused(
-    engine: CpuEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(UsageError, match="there is no file"):
-        engine.session(tmp_path / "none.onnx")
-    with pytest.raises(UsageError, match="Is a directory"):
-        engine.session(tmp_path)
-    for content in (b"", b"junk" * 99, b"\x08\x09"):
-        (tmp_path / "junk.onnx").write_bytes(content)
-        with pytest.raises(AlexcError) as caught:
-            engine.session(tmp_path / "junk.onnx")
-        assert codes(caught.value) == ["engine/model"]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_what_an_engine_can_not_load_is_told_in_its_words(
-    engine: CpuEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    unknown = [helper.make_node("Zorp", ["input"], ["y"], name="odd", domain="elsewhere")]
-    with pytest.raises(AlexcError, match="Zorp") as caught:
-        engine.session(by_hand(tmp_path / "model.onnx", unknown))
-    assert codes(caught.value) == ["engine/load"]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_weights_that_are_missing_or_cut_are_refused(
-    engine: CpuEngine, model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "model.onnx").write_bytes(model.read_bytes())
-    for content in (None, (model.parent / "weights.safetensors").read_bytes()[:-200]):
-        if content is not None:
-            (tmp_path / "weights.safetensors").write_bytes(content)
-        with pytest.raises(AlexcError) as caught:
-            engine.session(tmp_path / "model.onnx")
-        assert codes(caught.value) == ["engine/load"]
-
-
-@pytest.mark.parametrize("name", CPU_ENGINES)
-def test_a_missing_package_is_a_usage_error(
-    name: str, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    assert CPU_ENGINES[name].obstacle() == f"the package {name} is not installed"
-    with pytest.raises(UsageError) as caught:
-        CPU_ENGINES[name].session(model)
-    assert codes(caught.value) == ["engine/not-installed"]
-    assert caught.value.diagnostics[0].help == f"pip install {name}"
 
 
 # ---- TensorRT ------------------------------------------------------------------------------------

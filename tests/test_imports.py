@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # and what stands before it.
 ROOMS = (
     "alexc.diagnostics",
+    "alexc.files",
     "alexc.source",
     "alexc.ops",
     "alexc.spec",

@@ -91,8 +91,8 @@ def bench(
     with steps(enabled=not json) as progress:
         result = run(target, options, progress)
     if markdown is not None:
+        from alexc.files import whole_file
         from alexc.plan.report import markdown as rendered
-        from alexc.weights.store import whole_file
 
         title = f"# {result['name']}, measured\n\n"
         with whole_file(markdown) as file:
@@ -123,13 +123,13 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    from alexc.plan.report import batches, comparison_lines, machine_text
+    from alexc.plan.report import batches, comparison_lines, machine_text, overhead_lines
 
     out = console()
     out.print(machine_text(result["machine"]).replace("**", ""), markup=False)
     for batch in batches(result):
         out.print(_table(result, batch))
-    for line in comparison_lines(result):
+    for line in (*comparison_lines(result), *overhead_lines(result["rows"])):
         out.print(line)
 
 

@@ -50,8 +50,8 @@ def inspect(
 def _write_diagram(graph: Graph, path: Path) -> None:
     """Write the drawing, whole or not at all, and say so on stderr."""
     # Imported here: drawing is what most calls don't do.
+    from alexc.files import whole_file
     from alexc.graph.diagram import svg
-    from alexc.weights.store import whole_file
 
     if path.is_dir():
         raise usage_fault(

@@ -50,7 +50,7 @@ from alexc.engines.record import (
     EngineRecord,
     not_built,
 )
-from alexc.weights.store import whole_file
+from alexc.files import whole_file
 from alexc_runtime.engines.base import import_obstacle, load
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexc.diagnostics import usage_fault
+from alexc.files import whole_file
 from alexc.plan.report import batches, figures
-from alexc.weights.store import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

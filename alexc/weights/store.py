@@ -16,15 +16,12 @@ What it refuses: float64, since float32 can't hold its values, and integers, whi
 from __future__ import annotations
 
 import difflib
-import errno
 import json
 import math
 import mmap
 import os
-import secrets
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -33,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError
+from alexc.files import whole_file
 from alexc.graph.graph import Graph
 from alexc.ops.base import Parameter, Shape, format_shape
 
@@ -117,29 +115,6 @@ def _header(places: Mapping[str, tuple[int, int, str, Shape]]) -> bytes:
     }
     text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
     return text + b" " * (-(8 + len(text)) % _ALIGNMENT)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when the block ends well, and not at all if it does not.
-
-    Until then its bytes are in a file beside it, so that no reader ever sees half of it; an
-    interrupt too leaves nothing behind. Raises UsageError if the file can't be written.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is not an ordinary file")  # such as /dev/null
-        try:
-            with partial.open("xb") as file:
-                yield file
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = f"{path}: {error.strerror or error}"
-        raise UsageError(Diagnostic("file/unwritable", reason)) from None
 
 
 def extents(path: Path) -> dict[str, Extent]:
