@@ -71,6 +71,9 @@ def test_engines_and_peers_side_by_side(spec: Path, alexc: Alexc) -> None:
             assert 0 < row["p50_ms"] <= row["p99_ms"]
             assert row["images_per_s"] > 0
             assert row["of_limit"] > 0
+        if row["family"] == "ours" and row["status"] == "measured":
+            low, high = row["runtime_overhead_interval"]
+            assert low <= row["runtime_overhead"] <= high
     machine = found["machine"]
     assert machine["threads"] == 1
     assert {"cpu", "affinity", "governor", "versions"} <= machine.keys()

@@ -22,7 +22,7 @@ from alexc.plan.measure import Error, Result
 from alexc.plan.plot import check, plot
 from alexc.plan.report import markdown
 from alexc.plan.result import layer_of, result
-from alexc.plan.timing import Times, compare, median_interval
+from alexc.plan.timing import Comparison, Times, compare, median_interval
 
 GRAPH = Graph.build(
     "net",
@@ -173,6 +173,7 @@ EXACT, FAST, COARSE = Error(1e-7, True), Error(3e-3, False), Error(4e-2, False)
 @pytest.fixture
 def found() -> dict[str, Any]:
     mine = measured("onnxruntime", "ours", 4.0, EXACT)
+    mine.overheads[1] = Comparison(1.015, 1.01, 1.02, 31)
     mine.nodes[1] = {"relu": 1.5, "norm.square": 2.0, "norm": 0.5, "ReorderInput": 0.25}
     gone = Result(Contestant("openvino", "ours", "int8", "nowhere:nothing"))
     gone.fault, gone.missing = "the package openvino is not installed", True
@@ -242,6 +243,7 @@ def test_the_report_names_everything(found: dict[str, Any]) -> None:
         "- batch 1, exact: onnxruntime fp32 is 2.00 × as fast as torch fp32",
         "**The machine was busy: other programs took 30% of its cores.**",
         "onnxruntime fp32, batch 1:",
+        "batch 1: alexc_runtime adds 1.5% (1.0% to 2.0%) to onnxruntime fp32's own call",
     ):
         assert line in text
     lines = text.splitlines()

@@ -84,6 +84,13 @@ class Runner(ABC):
     def prepare(self, images: Images) -> None:  # noqa: B027  (most have nothing to do)
         """Whatever the first batch of a size takes, once, before any is timed."""
 
+    def bare(self, images: Images) -> Callable[[], object] | None:  # noqa: ARG002
+        """The engine's own call for these images, without what lies around it; None if it is all.
+
+        It runs on the very engine that `run` runs on.
+        """
+        return None
+
     def profile(self, images: Images, runs: int) -> dict[str, float] | None:  # noqa: ARG002
         """Milliseconds of each node by its name, medians of `runs`; None if it doesn't say."""
         return None

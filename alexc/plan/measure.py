@@ -24,14 +24,14 @@ from typing import Any, Self
 import numpy as np
 
 from alexc.plan.contestant import Contestant, Outputs, Subject
-from alexc.plan.timing import Times
+from alexc.plan.timing import Comparison, Times, compare
 
 Progress = Callable[[str], None]
 
 # After a run, engines let their threads spin for some milliseconds in wait of the next; by then
 # they sleep.
 _SETTLE_SECONDS = 0.02
-_LOAD_TIMEOUT, _CHECK_TIMEOUT = 300.0, 300.0  # torch.compile takes a minute on few cores
+_LOAD_TIMEOUT, _CHECK_TIMEOUT = 600.0, 300.0  # NNCF and torch.compile take a minute on few cores
 _REASON_CHARACTERS = 200
 
 
@@ -39,7 +39,8 @@ _REASON_CHARACTERS = 200
 class Pace:
     """How long to measure: rounds for each batch size, and what one turn in a round is.
 
-    `profile_runs` are the runs in which engines count what layers take; 0 asks them for nothing.
+    `profile_runs` are the runs in which engines count what layers take, and `overhead_runs` those
+    that are held against the engine's own call; without `profile_runs` neither is asked for.
     """
 
     rounds: int = 9
@@ -47,14 +48,16 @@ class Pace:
     fewest: int = 3
     most: int = 30
     profile_runs: int = 9
+    overhead_runs: int = 31
 
 
 @dataclass
 class Result:
     """What became of one contestant. `fault` is why it dropped out, in words.
 
-    `errors`, `times` and `nodes` (what each took in the engine's own account) are by batch; what it
-    had done for other batches before it dropped out stays.
+    By batch: `errors`, `times`, `nodes` (what each took in the engine's own account), `overheads`
+    (how many times as long a run is as the engine's own call). What it had done for other batches
+    before it dropped out stays.
     """
 
     contestant: Contestant
@@ -67,6 +70,7 @@ class Result:
     errors: dict[int, Error] = field(default_factory=dict)
     times: dict[int, Times] = field(default_factory=dict)
     nodes: dict[int, dict[str, float]] = field(default_factory=dict)
+    overheads: dict[int, Comparison] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -308,3 +312,6 @@ def _look(result: Result, process: Process, batches: Sequence[int], pace: Pace) 
             answer = process.ask("profile", _CHECK_TIMEOUT, batch=batch, runs=pace.profile_runs)
             if answer["nodes"]:
                 result.nodes[batch] = answer["nodes"]
+            answer = process.ask("overhead", _CHECK_TIMEOUT, batch=batch, runs=pace.overhead_runs)
+            if answer["whole"]:
+                result.overheads[batch] = compare(answer["bare"], answer["whole"])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, Subject
 from alexc_runtime.engines.base import Engine
+from alexc_runtime.engines.onnxruntime import OnnxRuntime
+from alexc_runtime.engines.openvino import OpenVino
 from alexc_runtime.errors import EngineUnavailableError
 from alexc_runtime.manifest import MODEL, EngineRecord, Manifest, open_bundle
 from alexc_runtime.session import ENGINES, Session
@@ -61,6 +63,16 @@ class Bundled(Runner):
 
     def run(self, images: Images) -> Outputs:
         return dict(self._session.run(images))
+
+    def bare(self, images: Images) -> Callable[[], object] | None:
+        engine = self._engine
+        if isinstance(engine, OnnxRuntime):
+            session, name = engine._session, engine._input  # noqa: SLF001  (the same, bare)
+            return lambda: session.run(None, {name: images})
+        if isinstance(engine, OpenVino):
+            request, name = engine._request, engine._input  # noqa: SLF001  (the same, bare)
+            return lambda: request.infer({name: images}, share_inputs=True)
+        return None
 
     def profile(self, images: Images, runs: int) -> dict[str, float] | None:
         if self._session.engine == "onnxruntime":

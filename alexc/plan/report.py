@@ -31,6 +31,7 @@ def _section(result: Json, batch: int) -> str:
     title = "One image" if batch == 1 else f"Batches of {batch}"
     rows = [row for row in result["rows"] if row["batch"] == batch]
     lines = [line for line in comparison_lines(result) if line.startswith(f"batch {batch},")]
+    lines += overhead_lines(rows)
     listed = "\n".join(f"- {line}" for line in lines)
     return f"## {title}\n\n{rows_table(rows)}\n\n{listed}"
 
@@ -118,6 +119,19 @@ def comparison_lines(result: Json) -> list[str]:
         else:
             how = f"is {each['times_as_fast']:.2f} × as fast as {each['peer']}"
         lines.append(f"{start} {how} ({low:.2f}–{high:.2f})")
+    return lines
+
+
+def overhead_lines(rows: Sequence[Json]) -> list[str]:
+    """What `alexc_runtime` takes beside the engine's own call."""
+    lines = []
+    for row in rows:
+        if row["runtime_overhead"] is not None:
+            low, high = row["runtime_overhead_interval"]
+            lines.append(
+                f"batch {row['batch']}: alexc_runtime adds {row['runtime_overhead']:.1%} "
+                f"({low:.1%} to {high:.1%}) to {row['engine']} {row['precision']}'s own call"
+            )
     return lines
 
 

@@ -95,6 +95,8 @@ def row(result: Result, batch: int, limit: float | None) -> dict[str, Any]:
         "cold_start_ms": rounded(result.cold_start_ms),
         "prepare_ms": rounded(result.prepare_ms),
         "peak_bytes": result.peak_bytes,
+        "runtime_overhead": None,
+        "runtime_overhead_interval": None,
     }
     if times is None:
         found["status"] = ("not run: " if result.missing else "failed: ") + (result.fault or "")
@@ -109,6 +111,9 @@ def row(result: Result, batch: int, limit: float | None) -> dict[str, Any]:
         "round_ms": [rounded(each) for each in times.medians],
         "images_per_s": rounded(batch * 1e3 / times.p50),
     }
+    if (overhead := result.overheads.get(batch)) is not None:
+        found["runtime_overhead"] = rounded(overhead.ratio - 1)
+        found["runtime_overhead_interval"] = [rounded(overhead.low - 1), rounded(overhead.high - 1)]
     if found["limit_ms"] is not None:
         found["of_limit"] = rounded(found["limit_ms"] / times.p50)
     return found

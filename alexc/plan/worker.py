@@ -44,6 +44,7 @@ class Worker:
             "check": self.check,
             "time": self.time,
             "profile": self.profile,
+            "overhead": self.overhead,
             "memory": self.memory,
         }
 
@@ -93,6 +94,24 @@ class Worker:
         """Milliseconds of each node."""
         images = self._images(int(request["batch"]))
         return {"nodes": self._ready.profile(images, int(request["runs"]))}
+
+    def overhead(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Nanoseconds of runs, and of the engine's own call alone in turns with them."""
+        images = self._images(int(request["batch"]))
+        runner = self._ready
+        bare = runner.bare(images)
+        if bare is None:
+            return {"whole": None, "bare": None}
+        calls: dict[str, Callable[[], object]] = {"whole": lambda: runner.run(images), "bare": bare}
+        taken: dict[str, list[int]] = {"whole": [], "bare": []}
+        for index in range(int(request["runs"]) + 1):
+            # Which of them comes first changes, and the first pair is not counted.
+            for name in sorted(calls, reverse=bool(index % 2)):
+                start = time.perf_counter_ns()
+                calls[name]()
+                if index:
+                    taken[name].append(time.perf_counter_ns() - start)
+        return taken
 
     def memory(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The most memory that the process has had at any time, in bytes."""
