@@ -201,6 +201,15 @@ def test_verify_takes_photographs_and_one_backend(alexc: Alexc, built: Path, pho
     assert "torch" not in ran.out
 
 
+def test_a_backend_that_is_not_installed_is_wrong_usage(
+    alexc: Alexc, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexc.verify.backends.OpenVino.missing", lambda: "openvino")
+    ran = alexc("verify", built, "--backend", "openvino")
+    assert ran.status == 2
+    assert "error[verify/not-installed]" in ran.err
+
+
 def test_predict_holds_the_contract(alexc: Alexc, built: Path, photo: Path) -> None:
     ran = alexc("predict", built, photo, photo, "--json")
     assert ran.status == 0, ran.err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alexc.cli.terminal import JsonOption, console, print_json, steps
-from alexc.diagnostics import AlexcError, fault
+from alexc.diagnostics import AlexcError, fault, usage_fault
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,11 +43,19 @@ def verify(
     """
     from alexc.build import graph_of
     from alexc.bundle import runtime_faults
+    from alexc.verify.backends import BACKENDS
     from alexc.verify.crosscheck import verify as cross_check
     from alexc.weights import store
     from alexc_runtime import load_photos, open_bundle
     from alexc_runtime.manifest import MODEL, WEIGHTS
 
+    for name in backend or ():
+        if name in BACKENDS and (package := BACKENDS[name].missing()) is not None:
+            raise usage_fault(
+                "verify/not-installed",
+                f"{name} was asked for, and the package {package} is not installed",
+                help=f"pip install {package}",
+            )
     with runtime_faults():
         opened = open_bundle(bundle)
     graph = _graph(opened)
