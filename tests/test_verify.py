@@ -117,7 +117,8 @@ def test_a_good_net_passes_on_every_backend_and_in_every_check(net: Written) -> 
             assert {row.layer for row in rows} == layers
             assert len(rows) == len(layers)
         assert [r.layer for r in report.rows if (r.backend, r.check) == (backend, "shipped")] == [
-            "prob"
+            "prob",
+            "prob",  # of the first image alone
         ]
         weighted = [r.layer for r in report.rows if (r.backend, r.check) == (backend, "parameters")]
         assert weighted == ["first", "first", "scores", "scores"]
@@ -164,6 +165,46 @@ def test_images_that_are_given_are_used(net: Written, images: int) -> None:
 def test_every_kind_of_image_passes(net: Written) -> None:
     report = net.verify(batch=len(KINDS))
     assert report.passed, report.first_divergence
+
+
+def test_outputs_of_smaller_batches_are_compared_too(net: Written) -> None:
+    report = net.verify(backends=["onnxruntime"], batch=5)
+    shipped = [row for row in report.rows if row.check == "shipped"]
+    assert report.passed
+    assert [row.images for row in shipped] == [None, 1, 3]
+
+
+def test_others_read_the_same_shapes_out_of_the_model(net: Written) -> None:
+    report = net.verify()
+    rows = [row for row in report.rows if row.check == "shapes"]
+    layers = {node.name for node in net.graph.nodes} - {"drop"}
+    assert {row.layer for row in rows if row.backend == "onnx"} == layers
+    by_name = {result.backend: result for result in report.backends}
+    # Reading is not running.
+    assert by_name["onnx"].passed is None
+    assert by_name["onnx"].status == "shapes read; not run"
+
+
+def test_another_shape_of_a_tensor_is_named_without_running_it(net: Written) -> None:
+    import onnx
+
+    model = onnx.load(str(net.model), load_external_data=False)
+    pool = next(node for node in model.graph.node if node.output[0] == "pool")
+    next(a for a in pool.attribute if a.name == "strides").ints[:] = [2, 1]
+    net.model.write_bytes(serialize(model))
+    report = net.verify()
+    assert report.first_divergence is not None
+    assert report.first_divergence.layer == "pool"
+    row = next(r for r in report.rows if r.layer == "pool" and r.check == "shapes")
+    assert row.message == ("onnx reads batch×8×5×12 of float32 and not batch×8×5×6 of float32")
+
+
+def test_overflow_in_fp16_is_foretold_with_a_patch(net: Written) -> None:
+    assert net.verify(backends=["torch"]).notes == ()
+    images = 3000 * batch((3, 11, 13), 2, 0)
+    (note,) = net.verify(backends=["torch"], inputs=images).notes
+    assert note.endswith("precision: {norm: fp32}")
+    assert "fp16 would overflow above 65504 in norm (" in note
 
 
 def test_progress_is_told(net: Written) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -23,12 +24,14 @@ Step = Literal["open", "parameters", "alone", "provoked", "end_to_end", "shipped
 class Request:
     """What one backend is asked: a batch for the whole net, and layers on their own.
 
-    The trials are of the nodes of the backend's graph. Without `samples` none are computed.
+    The trials are of the nodes of the backend's graph. The shipped outputs are computed for the
+    whole batch and for its first `sizes` images. Without `samples` none are computed.
     """
 
     images: NDArray[np.float32]
     alone: Sequence[Trial]
     provoked: Sequence[Trial]
+    sizes: Sequence[int] = ()
     samples: NDArray[np.float32] | None = None
 
 
@@ -36,7 +39,8 @@ class Request:
 class Answer:
     """What came of one step: tensors by name, why layers have none, why the step ended early.
 
-    For the step `parameters` the faults are by the whole name of a weight.
+    For the step `parameters` the faults are by the whole name of a weight. `images` is how many of
+    the batch's first images were computed, None being all.
     """
 
     step: Step
@@ -44,6 +48,7 @@ class Answer:
     faults: Mapping[str, str] = field(default_factory=dict)
     failure: str | None = None
     unsupported: bool = False
+    images: int | None = None
 
 
 def answers(backend: Backend, request: Callable[[], Request]) -> Iterator[Answer]:
@@ -61,7 +66,8 @@ def answers(backend: Backend, request: Callable[[], Request]) -> Iterator[Answer
         ("alone", lambda: _alone("alone", backend, asked.alone)),
         ("provoked", lambda: _alone("provoked", backend, asked.provoked)),
         ("end_to_end", lambda: Answer("end_to_end", backend.tensors(asked.images))),
-        ("shipped", lambda: Answer("shipped", backend.shipped(asked.images))),
+        ("shipped", lambda: _shipped(backend, asked.images, None)),
+        *(("shipped", partial(_shipped, backend, asked.images, size)) for size in asked.sizes),
     ]
     if (samples := asked.samples) is not None:
         steps.append(("samples", lambda: Answer("samples", backend.shipped(samples))))
@@ -81,6 +87,10 @@ def _take(step: Step, take: Callable[[], Answer]) -> Answer:
         return Answer(step, fault.tensors, faults, fault.message)
     except Exception as error:  # noqa: BLE001  (a backend may raise anything, and that is a finding)
         return Answer(step, failure=f"{type(error).__name__}: {error}")
+
+
+def _shipped(backend: Backend, images: NDArray[np.float32], size: int | None) -> Answer:
+    return Answer("shipped", backend.shipped(images[:size]), images=size)
 
 
 def _open(backend: Backend) -> Answer:

@@ -70,6 +70,10 @@ def _not_finite(
     return message
 
 
+# What is checked of a layer by itself, whatever the layers before it do.
+_OF_A_LAYER: tuple[Check, ...] = ("shapes", "parameters", "alone", "provoked")
+
+
 def first_divergence(graph: Graph, rows: Sequence[Row]) -> Divergence | None:
     """The first layer, in the order of the graph, at which any backend goes wrong.
 
@@ -85,7 +89,7 @@ def first_divergence(graph: Graph, rows: Sequence[Row]) -> Divergence | None:
     for layer in [*order, *(name for name in failed if name not in order)]:
         if layer not in failed:
             continue
-        own = [row for row in failed[layer] if row.check in ("parameters", "alone", "provoked")]
+        own = [row for row in failed[layer] if row.check in _OF_A_LAYER]
         first = (own or failed[layer])[0]
         return Divergence(layer, first.backend, first.check, _kind(graph, layer, failed, bool(own)))
     return None

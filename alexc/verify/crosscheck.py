@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from alexc.verify.answers import Answer, Request, answers, different_weights
 from alexc.verify.backends import BACKENDS, Backend, Subject, Trial
 from alexc.verify.compare import compare, first_divergence
 from alexc.verify.grid import off_ties, weight_steps
+from alexc.verify.overflow import overflow_note
 from alexc.verify.precision import as_kept, of_layers
 from alexc.verify.processes import Crew, Ended
 from alexc.verify.reference import Expectation, expect, layer_alone, local_weights
 from alexc.verify.report import Accuracy, BackendResult, Check, Report, Row
+from alexc.verify.shapes import READERS, Reader, Reading, stated
 
 # Images of the batch on which layers are run alone: that is tight already with two.
 _IMAGES_ALONE = 2
@@ -90,6 +94,7 @@ def verify(
     findings: list[_Findings] = []
     accuracies: list[Accuracy] = []
     with ExitStack() as stack:
+        readers = _readers(subject.model, stack if isolate else None, patience)
         crew = None
         if isolate and running:
             file = None if in_file or model is None else model.parent / _WEIGHTS
@@ -106,7 +111,7 @@ def verify(
             exact = None
             if narrow is not plain and kind.reads_model:
                 exact = samples or Samples(images, plain.expected.values)
-            request = found.request(exact.images if exact else None)
+            request = found.request(_sizes(len(images)), exact.images if exact else None)
             for answer in _ask(kind, subject, request, crew):
                 found.take(answer)
             if kind.reads_model and model is not None:
@@ -119,15 +124,71 @@ def verify(
                     Accuracy.of(kind.name, name, got, exact.exact[name])
                     for name, got in found.samples.items()
                 ]
+        read, shape_rows = _read_shapes(subject.written, readers if backends is None else ())
     rows = [row for found in findings for row in found.rows if found.unsupported is None]
+    rows = [*shape_rows, *rows]
+    passed = _passed(results, model, asked=set(backends or ()))
+    usual = plain.expected.values if inputs is not None else _first_two(plain.expected.values)
+    note = overflow_note(subject.written, usual)
     return Report(
-        _passed(results, model, asked=set(backends or ())),
+        passed and all(row.passed for row in shape_rows),
         "float64 numpy",
-        list(results.values()),
+        [*results.values(), *read],
         rows,
         first_divergence(graph, rows),
         accuracies,
+        (note,) if note else (),
     )
+
+
+def _first_two(values: Mapping[str, Array]) -> dict[str, Array]:
+    """Of synthetic images, those that are of the size of photographs: see `inputs.KINDS`."""
+    return {name: array[:2] for name, array in values.items()}
+
+
+def _readers(
+    model: Path | None, stack: ExitStack | None, patience: float
+) -> list[tuple[str, Callable[[], Reading]]]:
+    """Those that read the model and are installed; in processes that the stack ends, if given."""
+    readers: list[tuple[str, Callable[[], Reading]]] = []
+    for name, (package, read) in READERS.items():
+        if model is None or importlib.util.find_spec(package) is None:
+            continue
+        if stack is None:
+            readers.append((name, partial(read, model)))
+        else:
+            reader = Reader(name, model)
+            stack.callback(reader.end)
+            readers.append((name, partial(reader.read, patience)))
+    return readers
+
+
+def _sizes(images: int) -> tuple[int, ...]:
+    """Smaller batches that the shipped outputs are computed for as well: one image, and three."""
+    return tuple(size for size in (1, 3) if size < images)
+
+
+def _read_shapes(
+    graph: Graph, readers: Sequence[tuple[str, Callable[[], Reading]]]
+) -> tuple[list[BackendResult], list[Row]]:
+    """Whether others read the same shapes and types out of the model as alexc wrote into it."""
+    expected, needed = stated(graph), _needed(graph)
+    results, rows = [], []
+    for name, read in readers:
+        reading = read()
+        wrong = 0
+        for layer, tensor in expected.items() if reading.fault is None else ():
+            found = reading.tensors.get(layer)
+            if found is None and layer not in needed:
+                continue
+            seen = found if found is not None else "no shape"
+            message = None if found == tensor else f"{name} reads {seen} and not {tensor}"
+            error = 0.0 if message is None else None
+            rows.append(Row(layer, name, "shapes", error, error, 0.0, message is None, message))
+            wrong += message is not None
+        status = "shapes read; not run" if reading.fault is None else f"not read: {reading.fault}"
+        results.append(BackendResult(name, status, False if wrong else None))
+    return results, rows
 
 
 def _ask(
@@ -306,7 +367,7 @@ class _Findings:
         self.unsupported: str | None = None
         self.samples: dict[str, NDArray[Any]] = {}
 
-    def request(self, samples: NDArray[np.float32] | None) -> Request:
+    def request(self, sizes: Sequence[int], samples: NDArray[np.float32] | None) -> Request:
         """What the backend is asked: every layer of its graph, which may have no dropout."""
         alone, provoked = (
             [
@@ -315,7 +376,7 @@ class _Findings:
             ]
             for group in self.standard.trials
         )
-        return Request(self.standard.images, alone, provoked, samples)
+        return Request(self.standard.images, alone, provoked, sizes, samples)
 
     def take(self, answer: Answer | Ended) -> None:
         """Compare what one step gave."""
@@ -373,9 +434,10 @@ class _Findings:
         expected = self.standard.expected
         for name in names:
             if name in answer.tensors:
-                value, tolerance = expected.values[name], expected.tolerances[name]
-                got = answer.tensors[name]
-                self._compare(name, check, got, value, tolerance, expected.peaks[name])
+                first = slice(answer.images)
+                value, tolerance = expected.values[name][first], expected.tolerances[name][first]
+                got, peaks = answer.tensors[name], expected.peaks[name][first]
+                self._compare(name, check, got, value, tolerance, peaks, answer.images)
             elif name in answer.faults:
                 self._add(name, check, None, answer.faults[name])
             elif answer.failure is None and name in self.needed:
@@ -400,10 +462,11 @@ class _Findings:
         value: Array,
         tolerance: Array,
         peaks: Array,
+        images: int | None = None,
     ) -> None:
         largest = self.standard.precisions[name].largest
         row = compare(name, self.backend, check, got, value, tolerance, peaks, largest)
-        self.rows.append(row)
+        self.rows.append(replace(row, images=images))
 
     def _add(self, layer: str, check: Check, error: float | None, message: str | None) -> None:
         passed = message is None

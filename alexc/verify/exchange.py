@@ -55,6 +55,7 @@ class Exchange:
         arrays = _Arrays(self.folder, name)
         message = {
             "images": arrays.put(request.images),
+            "sizes": list(request.sizes),
             "samples": None if request.samples is None else arrays.put(request.samples),
             "alone": [_trial_to_json(trial, subject, arrays) for trial in request.alone],
             "provoked": [_trial_to_json(trial, subject, arrays) for trial in request.provoked],
@@ -69,6 +70,7 @@ class Exchange:
             arrays.get(message["images"]),
             [_trial_from_json(trial, subject, graph, arrays) for trial in message["alone"]],
             [_trial_from_json(trial, subject, graph, arrays) for trial in message["provoked"]],
+            message["sizes"],
             None if samples is None else arrays.get(samples),
         )
 
@@ -82,6 +84,7 @@ class Exchange:
             "faults": dict(answer.faults),
             "failure": answer.failure,
             "unsupported": answer.unsupported,
+            "images": answer.images,
         }
         self._write(name, message)
 
@@ -94,6 +97,7 @@ class Exchange:
             message["faults"],
             message["failure"],
             message["unsupported"],
+            message["images"],
         )
 
     def _write(self, name: str, message: Mapping[str, Any]) -> None:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from alexc.ops.base import Array
 
-Check = Literal["parameters", "alone", "provoked", "end_to_end", "shipped"]
+Check = Literal["shapes", "parameters", "alone", "provoked", "end_to_end", "shipped"]
 
 CHECKS: dict[Check, str] = {
+    "shapes": "shape and type of every named tensor, as others read the model",
     "parameters": "the weights as the backend has them, bit for bit",
     "alone": "one layer, given the reference's inputs",
     "provoked": "one layer, given random inputs, biases and statistics",
@@ -27,7 +28,8 @@ class Row:
     """One tensor of one backend in one check.
 
     `max_abs` and `rel_l2` are null where there is nothing to compare, and then `message` says why.
-    `passed` is true exactly if `max_abs` is at most `tolerance`.
+    `passed` is true exactly if `max_abs` is at most `tolerance`. `images` is how many images were
+    computed at once, where that is not the whole batch.
     """
 
     layer: str
@@ -38,6 +40,7 @@ class Row:
     tolerance: float
     passed: bool
     message: str | None = None
+    images: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +52,7 @@ class Row:
             "tolerance": self.tolerance,
             "passed": self.passed,
             "message": self.message,
+            "images": self.images,
         }
 
 

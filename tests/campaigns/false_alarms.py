@@ -54,7 +54,7 @@ def main() -> int:
         for seed in range(arguments.seed, arguments.seed + arguments.nets):
             report = verify_random_net(seed, Path(name))
             for result in report.backends:
-                if result.status != "ran":
+                if result.status not in ("ran", "shapes read; not run"):
                     print(f"seed {seed}: {result.backend}: {result.status}")
             if not report.passed:
                 alarms += 1
