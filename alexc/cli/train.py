@@ -128,8 +128,6 @@ class _Lines:
     def __init__(self) -> None:
         self._said = time.monotonic()
         self._steps = self._per_epoch = 1
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
 
     def begin(self, name: str, step: int, steps: int, per_epoch: int) -> None:
         self._steps, self._per_epoch = steps, per_epoch

@@ -60,7 +60,8 @@ def curve(name: str, data: str, out: Path) -> list[float]:
             # An epoch at a time: the number of steps of one is known once the data is.
             steps = report.per_epoch if report.per_epoch > 1 else 50_000 // recipe.batch
             options = Options(folder, resume=True, device="cpu", stop_after=steps)
-            train(net, recipe, data, options, workers, report)
+            if train(net, recipe, data, options, workers, report).interrupted:
+                raise SystemExit(130)
 
 
 def main() -> int:
