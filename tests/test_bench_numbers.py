@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from alexc.plan.limit import Limit, layer_limits, net_limit
 from alexc.plan.measure import Error, Result
 from alexc.plan.plot import check, plot
 from alexc.plan.report import markdown
-from alexc.plan.result import layer_of, result
+from alexc.plan.result import layer_of, result, row
 from alexc.plan.timing import Comparison, Times, compare, median_interval
+
+ROOT = Path(__file__).resolve().parents[1]
 
 GRAPH = Graph.build(
     "net",
@@ -272,3 +277,22 @@ def test_the_picture(found: dict[str, Any], suffix: str, tmp_path: Path) -> None
 def test_a_picture_of_another_kind_is_refused_early() -> None:
     with pytest.raises(UsageError, match=r"a plot is written as \.svg or \.png"):
         check(Path("bench.gif"))
+
+
+def test_the_document_of_make_bench(found: dict[str, Any]) -> None:
+    """benchmarks/performance.py writes docs/performance.md from JSON and nothing else."""
+    performance = runpy.run_path(str(ROOT / "benchmarks" / "performance.py"))
+    found["machine"] |= {"threads": 2, "others_share": None}
+    rows = []
+    for engine in performance["ENGINES"]:
+        for note, ms in (("native", 4.0), ("banded", 2.0), ("windowed", 4.01)):
+            variant = measured(engine, "ours", ms, EXACT)
+            variant.times[16] = variant.times[4]
+            variant.contestant = replace(variant.contestant, note=note)
+            rows += [row(variant, batch, None) for batch in performance["BATCHES"]]
+    data = json.loads(json.dumps({"bench": found, "ablations": [{"name": "net", "rows": rows}]}))
+    text = performance["rendered"](data)
+    assert text.startswith("# Performance\n")
+    assert "| onnxruntime | banded | 2.00 | 2.00 (2.00–2.00) |" in text
+    assert "| openvino | windowed |" in text
+    assert "## Batches of 4" in text
