@@ -444,12 +444,19 @@ def test_a_mean_image_that_is_not_here_is_told_and_not_made_up(tmp_path: Path) -
     assert "mean" not in net.preprocess
 
 
+NPY = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (SHAPE,), }"
+
+
 @pytest.mark.parametrize(
     ("content", "suffix"),
     [
         (b"\x93NUMPY\x01\x00", ".npy"),
         (
             b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (9" * 2,
+            ".npy",
+        ),
+        (
+            NPY.replace(b"SHAPE", b"9 9").ljust(80) + bytes(4 * 81),
             ".npy",
         ),
         (field(5, b"abc"), ".binaryproto"),
@@ -520,6 +527,8 @@ def test_partial_imports_what_leads_to_a_layer() -> None:
         ),
         ("num_output: 5", "num_output: 5 axis: 2", "import/unsupported-field"),
         ('bottom: "norm1"', 'bottom: "norm2"', "import/unknown-blob"),
+        ('bottom: "conv2" top: "fc3"', 'top: "fc3"', "import/inputs"),
+        ('bottom: "conv1" top: "norm1"', 'top: "norm1"', "import/inputs"),
         ("dim: 14", "dim: 0", "import/not-an-image"),
         ("dim: 14 dim: 13", "dim: 14", "import/not-an-image"),
         ("num_output: 8", "num_output: 8.5", "import/field-type"),

@@ -236,6 +236,9 @@ class Builder:
             self.rows.append(Row(origin, layer, note))
         op = self._op(origin, kind, fields)
         known = [value for value in inputs if value is not None]
+        if len(known) < len(inputs) and not self.faults:
+            message = f"{origin} reads nothing, or what is no part of the net"
+            self.fault("import/inputs", message, origin.place)
         shapes = [value.shape for value in known if value.shape is not None]
         shape: Shape | None = None
         if op is not None and len(shapes) == len(inputs) and self._arity(origin, op, len(inputs)):

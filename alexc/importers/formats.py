@@ -60,10 +60,10 @@ def read_foreign(path: Path, request: Request) -> ForeignNet:
 
             return read_onnx(path, request)
         case "torch":
-            from alexc.importers.torch_state import read_torch
+            from alexc.importers.torch_state.net import read_torch
 
             return read_torch(path, request)
         case _:
-            from alexc.importers.cuda_convnet import read_cuda_convnet
+            from alexc.importers.cuda_convnet.net import read_cuda_convnet
 
             return read_cuda_convnet(path, request)

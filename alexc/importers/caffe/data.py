@@ -35,7 +35,7 @@ _CLASSIFIER_SIZE = 256
 _MAX_NPY_HEADER = 10_000
 _NPY_HEADER = re.compile(
     rb"\{'descr': '(?P<dtype>[<|](?:f[248]|[iu][1248]))', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>[0-9, ]{0,100})\),? *\}"
+    rb"'shape': \((?P<shape>[0-9]{1,9}(?:, ?[0-9]{1,9}){0,8}),?\),? *\}"
 )
 _MAX_MEAN = 4 * 4096 * 4096
 
@@ -290,7 +290,7 @@ def _read_npy(file: Path) -> NDArray[Any]:
     if match is None or length > _MAX_NPY_HEADER:
         raise _no_mean(file, "its header is not that of an array of numbers in C order")
     dtype = np.dtype(match["dtype"].decode())
-    shape = tuple(int(part) for part in match["shape"].split(b",") if part.strip())
+    shape = tuple(int(part) for part in match["shape"].split(b","))
     values = data[first + length :]
     count = 1
     for size in shape:

@@ -11,7 +11,6 @@ The outputs are what no layer reads, or the one layer that `--partial` names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from alexc.importers.caffe.data import (
     preprocess,
 )
 from alexc.importers.caffe.layer import CaffeLayer, Phase, layers_of
-from alexc.importers.caffe.operations import OPERATIONS, Blobs, Step, takes_along
+from alexc.importers.caffe.operations import OPERATIONS, Blobs, Step
 from alexc.importers.caffe.schema import SCHEMAS
 from alexc.importers.caffe.solver import is_solver, recipe, training_notes
-from alexc.importers.foreign import MAX_LAYERS, Builder, ForeignNet, Request, Value, guess
+from alexc.importers.caffe.wiring import MOST_GUESSES, Ref, Wired, scales_of, wanted, wire
+from alexc.importers.foreign import MAX_LAYERS, Builder, ForeignNet, Request, Value
 from alexc.importers.proto import Message
 from alexc.importers.wire import Mapped
 from alexc.importers.wire import read as read_wire
@@ -39,8 +39,6 @@ from alexc.ops.base import Shape, format_shape
 from alexc.spec.names import Names, clip
 
 _WEIGHTED = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
-# Beyond so many faults of names, none is worth the time to guess what was meant.
-_MOST_GUESSES = 20
 # Files beside the one at hand that are looked into for the size of the input, and their size.
 _MOST_NEIGHBOURS = 10
 _LARGEST_NEIGHBOUR = 200_000
@@ -53,25 +51,6 @@ def read_caffe(path: Path, request: Request) -> ForeignNet:
     said in a spec.
     """
     return _Reader(path, request).read()
-
-
-@dataclass(frozen=True, slots=True)
-class _Ref:
-    """One version of a blob: the `top`-th result of the layer at `layer` in the order of the net.
-
-    The net's own inputs, which old files declare without a layer, come from layer −1.
-    """
-
-    layer: int
-    top: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Wired:
-    """A layer with what it reads."""
-
-    layer: CaffeLayer
-    reads: tuple[_Ref, ...]
 
 
 class _Reader:
@@ -150,13 +129,13 @@ class _Reader:
         self._check_net()
         phase = self._phase()
         layers = [layer for layer in self.every_layer if layer.in_phase(phase)]
-        wired = self._wire(layers)
-        wanted, ends = self._wanted(wired)
+        wired = wire(self.builder, self.net.texts("input"), layers)
+        needed, ends = wanted(self.builder, wired, self.request.partial)
         source = self._source(layers)
-        shape, input_ref = self._input(wired, wanted, source)
+        shape, input_ref = self._input(wired, needed, source)
         self.builder.check()
-        blobs = self._blobs(wired, wanted)
-        outputs = self._translate(wired, wanted, ends, input_ref, shape, blobs)
+        blobs = self._blobs(wired, needed)
+        outputs = self._translate(wired, needed, ends, input_ref, shape, blobs)
         folder = self.net_file.parent
         described = preprocess(self.builder, source, shape, self.request.mean, folder)
         for layer in self.every_layer:
@@ -187,15 +166,6 @@ class _Reader:
                     layer.place,
                     help="Caffe's upgrade_net_proto_text (or …_binary) writes it anew",
                 )
-            for name, offset in layer.message.unknown:
-                if layer.type in OPERATIONS:
-                    place = layer.message.document.place(offset, len(name))
-                    builder.fault(
-                        "import/unknown-field",
-                        f"{layer.origin}: a Caffe layer has no field {clip(name)}",
-                        place,
-                        help="a fork of Caffe may give it a meaning, which is not known here",
-                    )
         if self.net.has("layers") and self.net.has("layer"):
             builder.stop("import/two-syntaxes", "it writes layers in the old and in the new syntax")
         if not self.every_layer:
@@ -210,87 +180,7 @@ class _Reader:
             return any(layer.is_data and layer.in_phase(phase) for layer in self.every_layer)
 
         only_training = has_input("TRAIN") and not has_input("TEST") and not self.net.has("input")
-        if only_training and any(layer.is_data for layer in self.every_layer):
-            return "TRAIN"
-        return "TEST"
-
-    def _wire(self, layers: Sequence[CaffeLayer]) -> list[_Wired]:
-        """Who reads which version of which blob."""
-        versions = {name: _Ref(-1, i) for i, name in enumerate(self.net.texts("input"))}
-        wired = []
-        for index, layer in enumerate(layers):
-            reads = []
-            for bottom in layer.bottoms:
-                if bottom in versions:
-                    reads.append(versions[bottom])
-                    continue
-                few = len(self.builder.faults) < _MOST_GUESSES
-                self.builder.fault(
-                    "import/unknown-blob",
-                    f"{layer.origin} reads {clip(bottom)}, which no layer before it makes",
-                    layer.place,
-                    help=guess(bottom, versions) if few else None,
-                )
-            wired.append(_Wired(layer, tuple(reads)))
-            for position, top in enumerate(layer.tops):
-                versions[top] = _Ref(index, position)
-        self.builder.check()
-        return wired
-
-    def _wanted(self, wired: Sequence[_Wired]) -> tuple[set[int], list[_Ref]]:
-        """The layers to translate, by their index, and what the net gives."""
-        if self.request.partial is not None:
-            return self._up_to(wired, self.request.partial)
-        ignored = self._training_only(wired)
-        readers = _readers(wired, range(len(wired)))
-        ends: list[tuple[float, _Ref]] = []
-        for index, one in enumerate(wired):
-            if index in ignored or one.layer.is_data:
-                continue
-            for position in range(len(one.layer.tops)):
-                ref = _Ref(index, position)
-                after = readers.get(ref, [])
-                if any(reader not in ignored for reader in after):
-                    continue
-                losses = [wired[i].layer for i in after if wired[i].layer.type.endswith("Loss")]
-                weights = [(loss.message.numbers("loss_weight") or [1.0])[0] for loss in losses]
-                if losses and one.layer.type == "Softmax" and len(one.reads) == 1:
-                    # It is a part of the loss: training nets end in logits.
-                    ignored.add(index)
-                    ref = one.reads[0]
-                ends.append((max(weights, default=1.0), ref))
-        # The outputs of the heavier losses first: auxiliary classifiers come after.
-        ends.sort(key=lambda end: -end[0])
-        return set(range(len(wired))) - ignored, [ref for _, ref in ends]
-
-    def _up_to(self, wired: Sequence[_Wired], name: str) -> tuple[set[int], list[_Ref]]:
-        found = [i for i, one in enumerate(wired) if one.layer.name == name]
-        if not found or not wired[found[-1]].layer.tops:
-            help = guess(name, (one.layer.name for one in wired))
-            self.builder.stop("import/partial", f"there is no layer {clip(name)}", help=help)
-        waiting, wanted = [found[-1]], {found[-1]}
-        while waiting:
-            for ref in wired[waiting.pop()].reads:
-                if ref.layer >= 0 and ref.layer not in wanted:
-                    wanted.add(ref.layer)
-                    waiting.append(ref.layer)
-        return wanted, [_Ref(found[-1], 0)]
-
-    def _training_only(self, wired: Sequence[_Wired]) -> set[int]:
-        """Losses, accuracies, and whatever is made of labels or of losses alone."""
-        ignored: set[int] = set()
-        foreign: set[_Ref] = set()  # labels, and what comes of them
-        for index, one in enumerate(wired):
-            if one.layer.is_data:
-                labels = range(1, len(one.layer.tops))
-                if one.layer.type not in ("Input", "DummyData"):
-                    foreign.update(_Ref(index, position) for position in labels)
-                continue
-            only_labels = bool(one.reads) and all(ref in foreign for ref in one.reads)
-            if one.layer.is_for_training or only_labels:
-                ignored.add(index)
-                foreign.update(_Ref(index, position) for position in range(len(one.layer.tops)))
-        return ignored
+        return "TRAIN" if only_training else "TEST"
 
     # ---- the input -------------------------------------------------------------------------------
 
@@ -321,11 +211,11 @@ class _Reader:
         return found
 
     def _input(
-        self, wired: Sequence[_Wired], wanted: set[int], source: DataSource | None
-    ) -> tuple[Shape, _Ref]:
+        self, wired: Sequence[Wired], needed: set[int], source: DataSource | None
+    ) -> tuple[Shape, Ref]:
         """The shape of the one input that the net reads, and where it comes from."""
-        read: dict[_Ref, CaffeLayer] = {}
-        for index in sorted(wanted):
+        read: dict[Ref, CaffeLayer] = {}
+        for index in sorted(needed):
             one = wired[index]
             for ref in one.reads:
                 from_data = ref.layer < 0 or wired[ref.layer].layer.is_data
@@ -355,13 +245,13 @@ class _Reader:
             )
         return declared[1:], ref
 
-    def _name(self, wired: Sequence[_Wired], ref: _Ref) -> str:
+    def _name(self, wired: Sequence[Wired], ref: Ref) -> str:
         if ref.layer < 0:
             return clip(self.net.texts("input")[ref.top])
         return clip(wired[ref.layer].layer.tops[ref.top])
 
     def _declared(
-        self, wired: Sequence[_Wired], ref: _Ref
+        self, wired: Sequence[Wired], ref: Ref
     ) -> tuple[tuple[int, ...] | None, Place | None]:
         if ref.layer >= 0:
             layer = wired[ref.layer].layer
@@ -445,19 +335,19 @@ class _Reader:
 
     # ---- weights ---------------------------------------------------------------------------------
 
-    def _blobs(self, wired: Sequence[_Wired], wanted: Iterable[int]) -> dict[str, Blobs] | None:
+    def _blobs(self, wired: Sequence[Wired], needed: Iterable[int]) -> dict[str, Blobs] | None:
         """The trained weights by the names of their layers, None where there are none."""
         if not self.trained:
             return None
         shown = str(self.request.weights or self.path)
-        needed = {wired[i].layer.name for i in wanted if wired[i].layer.type in _WEIGHTED}
+        names = {wired[i].layer.name for i in needed if wired[i].layer.type in _WEIGHTED}
         found: dict[str, list[NDArray[Any]]] = {}
         left: list[str] = []
         for layer in self.trained:
             messages = layer.message.messages("blobs")
             if not messages:
                 continue
-            if layer.name not in needed:
+            if layer.name not in names:
                 left.append(layer.name)
                 continue
             if layer.name in found:
@@ -468,9 +358,9 @@ class _Reader:
             found[layer.name] = [blob_array(message, shown) for message in messages]
         if not found and self.request.weights is None:
             return None  # a net in binary form that was never trained
-        names = Names(name for name in left[:2_000] if len(name) <= 64)
-        for name in sorted(needed - found.keys())[:_MOST_GUESSES]:
-            if (close := names.nearest(name)) is not None:
+        known = Names(name for name in left[:2_000] if len(name) <= 64)
+        for name in sorted(names - found.keys())[:MOST_GUESSES]:
+            if (close := known.nearest(name)) is not None:
                 self.builder.hints[name] = f"there are weights for {clip(close)}"
         if left and self.request.partial is None:
             shown_names = ", ".join(map(clip, left[:10])) + (", …" if len(left) > 10 else "")
@@ -484,30 +374,31 @@ class _Reader:
 
     def _translate(
         self,
-        wired: Sequence[_Wired],
-        wanted: set[int],
-        ends: Sequence[_Ref],
-        input_ref: _Ref,
+        wired: Sequence[Wired],
+        needed: set[int],
+        ends: Sequence[Ref],
+        input_ref: Ref,
         shape: Shape,
         blobs: Mapping[str, Blobs] | None,
     ) -> list[Value | None]:
         """Add every wanted layer to the net; the values of its outputs."""
-        self._refuse_unknown(wired, wanted)
-        values: dict[_Ref, Value | None] = {input_ref: self.builder.input(shape)}
-        scales = self._scales(wired, wanted)
+        self._refuse_unknown(wired, needed)
+        values: dict[Ref, Value | None] = {input_ref: self.builder.input(shape)}
+        scales = scales_of(wired, needed)
         merged = {scale: norm for norm, scale in scales.items()}
         for index, one in enumerate(wired):
             layer = one.layer
-            if index not in wanted or layer.is_data:
-                self.builder.left_out(layer.origin, self._why_left_out(layer, index in wanted))
+            if index not in needed or layer.is_data:
+                self.builder.left_out(layer.origin, self._why_left_out(layer, index in needed))
                 continue
             if index in merged:
-                values[_Ref(index, 0)] = values.get(_Ref(merged[index], 0))
+                values[Ref(index, 0)] = values.get(Ref(merged[index], 0))
                 continue
             inputs = [values.get(ref) for ref in one.reads]
             operation = OPERATIONS.get(layer.type)
             if operation is None:
                 continue
+            self._check_fields(layer)
             scale = wired[scales[index]].layer if index in scales else None
             value = operation(
                 Step(
@@ -520,23 +411,33 @@ class _Reader:
                 )
             )
             for position in range(len(layer.tops)):
-                values[_Ref(index, position)] = value
+                values[Ref(index, position)] = value
         return [values.get(end) for end in ends]
 
-    def _why_left_out(self, layer: CaffeLayer, wanted: bool) -> str:
+    def _check_fields(self, layer: CaffeLayer) -> None:
+        """A fault for every field that no layer of Caffe has."""
+        for name, offset in layer.message.unknown:
+            self.builder.fault(
+                "import/unknown-field",
+                f"{layer.origin}: a Caffe layer has no field {clip(name)}",
+                layer.message.document.place(offset, len(name)),
+                help="a fork of Caffe may give it a meaning, which is not known here",
+            )
+
+    def _why_left_out(self, layer: CaffeLayer, needed: bool) -> str:
         if layer.is_data:
             return "the input"
         if layer.is_for_training:
             return "measures only"
-        if self.request.partial is not None and not wanted:
+        if self.request.partial is not None and not needed:
             return f"not needed for {clip(self.request.partial)}"
         return "part of training only"
 
-    def _refuse_unknown(self, wired: Sequence[_Wired], wanted: set[int]) -> None:
+    def _refuse_unknown(self, wired: Sequence[Wired], needed: set[int]) -> None:
         """A fault for every layer of a type that the language doesn't have."""
         refused = [
             index
-            for index in sorted(wanted)
+            for index in sorted(needed)
             if wired[index].layer.type not in OPERATIONS and not wired[index].layer.is_data
         ]
         for position, index in enumerate(refused):
@@ -549,30 +450,11 @@ class _Reader:
                 before = [
                     wired[i].layer.name
                     for i in range(index)
-                    if i in wanted and wired[i].layer.type in OPERATIONS
+                    if i in needed and wired[i].layer.type in OPERATIONS
                 ]
                 if before:
                     help = f"--partial {clip(before[-1])} imports the net up to there"
             self.builder.fault("import/unsupported-layer", message, layer.place, help=help)
-
-    def _scales(self, wired: Sequence[_Wired], wanted: set[int]) -> dict[int, int]:
-        """For each BatchNorm the Scale that is its other half: its only reader."""
-        readers = _readers(wired, sorted(wanted))
-        pairs = {}
-        for index in wanted:
-            after = readers.get(_Ref(index, 0), [])
-            if len(after) == 1 and takes_along(wired[index].layer, wired[after[0]].layer):
-                pairs[index] = after[0]
-        return pairs
-
-
-def _readers(wired: Sequence[_Wired], indices: Iterable[int]) -> dict[_Ref, list[int]]:
-    """Which of these layers read each version of a blob."""
-    readers: dict[_Ref, list[int]] = {}
-    for index in indices:
-        for ref in wired[index].reads:
-            readers.setdefault(ref, []).append(index)
-    return readers
 
 
 def _is_binary(path: Path) -> bool:

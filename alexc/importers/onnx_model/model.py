@@ -3,9 +3,6 @@
 Exporters write shapes as little programs (Shape, Gather, Concat, …) and constants through copies
 and transposes. `Model.constant` evaluates those. What depends on the batch is worked out for two
 batches that no net would have, and holds if it is the same for both; see `Model.shapes_of`.
-
-External data is read only from the model's own folder: a model must not tell which of the user's
-files to open.
 """
 
 from __future__ import annotations
@@ -13,22 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alexc.diagnostics import AlexcError, fault
+from alexc.diagnostics import fault
 from alexc.importers.foreign import MAX_LAYERS, Origin
 from alexc.importers.onnx_model.schema import SCHEMAS
+from alexc.importers.onnx_model.tensors import DTYPES, Array, Tensors
 from alexc.importers.proto import Message, shortest
 from alexc.importers.wire import Mapped, decode
 from alexc.importers.wire import read as read_wire
-from alexc.ops.base import MAX_ELEMENTS, Shape
-from alexc.spec.names import clip
-
-Array = NDArray[Any]
+from alexc.ops.base import Shape
 
 # Nodes of a model: exporters write up to forty for one layer.
 _MAX_NODES = 8 * MAX_LAYERS
@@ -38,12 +32,6 @@ _MAX_SUBGRAPH = 10_000  # bytes
 _MAX_COMPUTED = 100_000
 # What ConstantOfShape may stand for in all: more than any layer of AlexNet has.
 _MAX_FILLED = 2**26
-
-_DTYPES = {
-    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2",
-    11: "<f8", 12: "<u4", 13: "<u8",
-}  # fmt: skip
-_BFLOAT16 = 16
 
 
 class NotConstantError(Exception):
@@ -103,13 +91,13 @@ class Model:
     outputs: list[str]
     initializers: dict[str, Message]
     mapped: Mapped
+    tensors: Tensors
     producers: dict[str, Node] = field(default_factory=dict)
     readers: dict[str, list[Node]] = field(default_factory=dict)
     # (channels, height, width) of the tensors that were translated so far
     shapes: dict[str, Shape] = field(default_factory=dict)
     # the batch where the model has a fixed one
     batch: int | None = None
-    external: dict[str, Mapped] = field(default_factory=dict)
     # What was worked out already, by name and batch, and what is known to depend on the input.
     arrays: dict[tuple[str, int | None], Array] = field(default_factory=dict)
     variable: set[str] = field(default_factory=set)
@@ -154,101 +142,8 @@ class Model:
         return found
 
     def release(self) -> None:
-        for mapped in (self.mapped, *self.external.values()):
+        for mapped in (self.mapped, *self.tensors.external.values()):
             mapped.release()
-
-    def tensor(self, message: Message) -> Array:
-        """The values of a TensorProto, where they lie if they can be used as they are."""
-        name = clip(message.text("name")) or "a constant"
-        kind = message.integer("data_type")
-        shape = message.integers("dims")
-        count = math.prod(shape)
-        if any(n < 0 for n in shape) or count > MAX_ELEMENTS or len(shape) > 16:
-            raise fault("import/damaged", f"{self.path}: {name} has an impossible shape")
-        if kind not in _DTYPES and kind != _BFLOAT16:
-            raise fault(
-                "import/tensor-type",
-                f"{self.path}: {name} holds numbers of ONNX's type {kind}, which is not read",
-                help="float32, float16, bfloat16 and float64 are, and whole numbers for shapes",
-            )
-        values = self._values(message, name, kind)
-        if values.size != count:
-            raise fault(
-                "import/damaged",
-                f"{self.path}: {name} needs {count:,} numbers and comes with {values.size:,}",
-            )
-        return values.reshape(shape)
-
-    def _values(self, message: Message, name: str, kind: int) -> Array:
-        dtype = np.dtype("<u2" if kind == _BFLOAT16 else _DTYPES[kind])
-        if message.integer("data_location") == 1:
-            data = self._external(message, name)
-        elif message.has("raw_data"):
-            data = memoryview(message.values["raw_data"][-1])
-        else:
-            return self._listed(message, kind, dtype)
-        if len(data) % dtype.itemsize:
-            raise fault("import/damaged", f"{self.path}: {name} ends within a number")
-        values = np.frombuffer(data, dtype)
-        return _from_bfloat16(values) if kind == _BFLOAT16 else values
-
-    def _listed(self, message: Message, kind: int, dtype: np.dtype[Any]) -> Array:
-        """Values that stand in a field for their type, as ONNX lists it."""
-        if kind == 1:
-            return message.array("float_data")
-        if kind == 11:
-            return message.array("double_data", "<f8")
-        field_name = {7: "int64_data", 12: "uint64_data", 13: "uint64_data"}.get(kind, "int32_data")
-        numbers = message.integers(field_name)
-        if kind in (10, _BFLOAT16):  # the bits of a 16-bit float
-            bits = np.array([n & 0xFFFF for n in numbers], "<u2")
-            return _from_bfloat16(bits) if kind == _BFLOAT16 else bits.view("<f2")
-        try:
-            return np.array(numbers, dtype)
-        except OverflowError:
-            raise fault("import/damaged", f"{self.path}: a number is out of its range") from None
-
-    def _external(self, message: Message, name: str) -> memoryview:
-        entries = {e.text("key"): e.text("value") for e in message.messages("external_data")}
-        location = entries.get("location", "")
-        file = self._external_file(location, name)
-        try:
-            offset = int(entries.get("offset") or "0")
-            length = int(entries.get("length") or str(len(file) - offset))
-        except ValueError:
-            offset = length = -1
-        if offset < 0 or length < 0 or offset + length > len(file):
-            raise fault(
-                "import/damaged",
-                f"{self.path}: {name} is to lie in bytes of {clip(location)} that aren't there",
-            )
-        return file.bytes[offset : offset + length]
-
-    def _external_file(self, location: str, name: str) -> Mapped:
-        if location in self.external:
-            return self.external[location]
-        parts = PurePosixPath(location.replace("\\", "/"))
-        folder = self.path.parent.resolve()
-        inside = location and "\0" not in location and len(location) < 1000
-        if not inside or parts.is_absolute() or ".." in parts.parts:
-            raise _outside(self.path, name, location)
-        file = (folder / parts).resolve()
-        if not file.is_relative_to(folder):  # by way of a link
-            raise _outside(self.path, name, location)
-        self.external[location] = Mapped(file)
-        return self.external[location]
-
-
-def _outside(path: Path, name: str, location: str) -> AlexcError:
-    return fault(
-        "import/external-data",
-        f"{path}: {name} is said to lie in {clip(location)!r}, outside of the model's folder",
-        help="put the file beside the model, and its bare name into the model",
-    )
-
-
-def _from_bfloat16(bits: Array) -> Array:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def read_model(path: Path) -> Model:
@@ -278,6 +173,7 @@ def read_model(path: Path) -> Model:
         [one.text("name") for one in graph.messages("output")],
         {one.text("name"): one for one in graph.messages("initializer")},
         mapped,
+        Tensors(path),
     )
     for node in nodes:
         for output in filter(None, node.outputs):
@@ -336,7 +232,7 @@ class _Evaluation:
         if self.left < 0 or not name or (self.batch is None and name in model.variable):
             raise NotConstantError
         if name in model.initializers:
-            model.arrays[name, None] = model.tensor(model.initializers[name])
+            model.arrays[name, None] = model.tensors.array(model.initializers[name])
             return model.arrays[name, None]
         try:
             array = self._computed(name)
@@ -376,7 +272,7 @@ class _Evaluation:
 
 def _constant(run: _Evaluation, node: Node) -> Array:
     if "value" in node.attributes:
-        return run.model.tensor(node.attributes["value"].message("t"))
+        return run.model.tensors.array(node.attributes["value"].message("t"))
     for name, dtype in (("value_float", "<f4"), ("value_int", "<i8")):
         if name in node.attributes:
             one = node.attributes[name]
@@ -395,7 +291,7 @@ def _constant_of_shape(run: _Evaluation, node: Node) -> Array:
         raise NotConstantError
     fill: Array = np.zeros(1, "<f4")
     if "value" in node.attributes:
-        fill = run.model.tensor(node.attributes["value"].message("t"))
+        fill = run.model.tensors.array(node.attributes["value"].message("t"))
     return np.broadcast_to(fill.reshape(()), shape)
 
 
@@ -456,9 +352,9 @@ def _squeeze(run: _Evaluation, node: Node) -> Array:
 def _cast(run: _Evaluation, node: Node) -> Array:
     kind = node.integer("to")
     data = run.value(node.input(0))
-    if kind not in _DTYPES:
+    if kind not in DTYPES:
         raise NotConstantError
-    dtype = np.dtype(_DTYPES[kind])
+    dtype = np.dtype(DTYPES[kind])
     if data.dtype == dtype:
         return data
     if data.size > _MAX_COMPUTED and not (data.dtype.kind == dtype.kind == "f"):

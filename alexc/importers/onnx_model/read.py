@@ -14,8 +14,9 @@ from pathlib import Path
 
 from alexc.importers.foreign import Builder, ForeignNet, Request, Value, guess
 from alexc.importers.onnx_model.model import Node, NotConstantError, read_model
-from alexc.importers.onnx_model.operations import OPERATIONS, Refused, Step
+from alexc.importers.onnx_model.operations import OPERATIONS
 from alexc.importers.onnx_model.plan import Planned, plan
+from alexc.importers.onnx_model.step import Refused, Step
 from alexc.importers.proto import Message
 from alexc.ops.base import Shape
 from alexc.spec.names import clip
@@ -66,7 +67,7 @@ class _Reader:
         self._tell_refused(refused)
         return builder.finish(
             None if model.name in _MADE_UP_GRAPHS else model.name,
-            [model.path, *(mapped.path for mapped in model.external.values())],
+            [model.path, *(mapped.path for mapped in model.tensors.external.values())],
             [values.get(name) for name in outputs],
             release=model.release,
         )

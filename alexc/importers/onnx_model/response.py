@@ -23,8 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexc.importers.onnx_model.model import Array, Model, Node, NotConstantError, only, subgraph
+from alexc.importers.onnx_model.model import Model, Node, NotConstantError, only, subgraph
 from alexc.importers.onnx_model.padding import pad_amounts, pad_value
+from alexc.importers.onnx_model.tensors import Array
 from alexc.importers.proto import shortest
 
 # A band for more channels is none that a net would have, and costly to look at.

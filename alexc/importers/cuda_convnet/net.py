@@ -21,23 +21,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexc.diagnostics import Place
-from alexc.importers.foreign import (
-    MAX_LAYERS,
-    Builder,
-    ForeignNet,
-    Origin,
-    Request,
-    Row,
-    Value,
-    guess,
+from alexc.importers.cuda_convnet.columns import Unit, units
+from alexc.importers.cuda_convnet.sections import (
+    Section,
+    floats,
+    numbers,
+    only_float,
+    parameters_file,
+    sections,
 )
-from alexc.importers.proto import Document
-from alexc.importers.prototext import read_text
+from alexc.importers.foreign import Builder, ForeignNet, Origin, Request, Row, Value, guess
 from alexc.ops.base import Op, Shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
@@ -46,8 +42,6 @@ from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat
 from alexc.spec.names import clip, listing
-
-_MAX_BYTES = 500_000  # the released files have 3,000
 
 # The images of the ILSVRC nets, whose first convolution is known by its size. The files don't say.
 _ILSVRC_IMAGE = 224
@@ -69,50 +63,6 @@ _FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One layer as it is written; keys are in small letters, as the 2012 reader takes them."""
-
-    name: str
-    values: Mapping[str, str]
-    places: Mapping[str, Place | None]
-    place: Place | None
-
-    @property
-    def type(self) -> str:
-        return self.values.get("type", "")
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return tuple(
-            part.strip() for part in self.values.get("inputs", "").split(",") if part.strip()
-        )
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.name, self.type, self.place)
-
-    @property
-    def is_cost(self) -> bool:
-        return self.type.startswith("cost.")
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What becomes one layer: a layer of the file, or a pair of columns that is joined."""
-
-    name: str
-    members: tuple[Section, ...]
-
-    @property
-    def first(self) -> Section:
-        return self.members[0]
-
-    @property
-    def columns(self) -> int:
-        return len(self.members)
-
-
 def read_cuda_convnet(path: Path, request: Request) -> ForeignNet:
     """The net of a layer file, with the parameters of the file beside it.
 
@@ -120,54 +70,6 @@ def read_cuda_convnet(path: Path, request: Request) -> ForeignNet:
     said in a spec.
     """
     return _Reader(path, request).read()
-
-
-# ---- the files -----------------------------------------------------------------------------------
-
-
-def sections(path: Path, builder: Builder) -> list[Section]:
-    """The `[name]` sections of a file with their `key=value` lines; faults go to the builder."""
-    text = read_text(path, _MAX_BYTES)
-    document = Document(str(path), text)
-    found: list[Section] = []
-    values: dict[str, str] = {}
-    places: dict[str, Place | None] = {}
-    known: set[str] = set()
-    offset = 0
-    for line in text.split("\n"):
-        place = document.place(offset, max(1, len(line.rstrip())))
-        offset += len(line) + 1
-        stripped = line.strip()
-        if not stripped or stripped[0] in "#;":
-            continue
-        if header := re.fullmatch(r"\[([^\]]+)\]\s*(?:[#;].*)?", stripped):
-            name = header[1].strip()
-            if name in known:
-                builder.fault("import/syntax", f"the layer {clip(name)} is given twice", place)
-            known.add(name)
-            values, places = {}, {}
-            found.append(Section(name, values, places, place))
-            if len(found) > MAX_LAYERS:
-                builder.stop("import/too-many-layers", f"it has more than {MAX_LAYERS:,} layers")
-            continue
-        key, equals, value = stripped.partition("=")
-        if not equals or not found:
-            what = "stands in no [section]" if not found else "is neither [name] nor key=value"
-            builder.stop("import/syntax", f"this line {what}", place)
-        key = key.strip().lower()
-        if key in values:
-            builder.fault("import/syntax", f"{clip(key)} is given twice", place)
-        values[key] = re.split(r"\s[#;]", value)[0].strip()
-        places[key] = place
-    if not found:
-        builder.stop("import/empty", "it has no [section], so it is no layer file")
-    return found
-
-
-def parameters_file(path: Path) -> Path | None:
-    """The file of parameters that goes with a layer file: layer-params-145.cfg with layers-145."""
-    named = path.with_name(path.name.replace("layers", "layer-params", 1))
-    return named if named != path and named.is_file() else None
 
 
 class _Reader:
@@ -187,12 +89,16 @@ class _Reader:
     def read(self) -> ForeignNet:
         self._check()
         wanted = self._wanted()
-        units = self._units([section for section in self.sections if section.name in wanted])
+        joined = units(
+            [section for section in self.sections if section.name in wanted],
+            self.by_name,
+            self.parameters,
+        )
         image = self._image(wanted)
         shape = self._input_shape(image, wanted)
         self.values[image.name] = self.builder.input(shape)
         read = set()
-        for unit in units:
+        for unit in joined:
             read |= {name for member in unit.members for name in member.inputs}
             if unit.first.type == "data":
                 note = "the input" if unit.first is image else "labels"
@@ -204,7 +110,7 @@ class _Reader:
         for section in self.sections:
             if section.name not in wanted:
                 self.builder.left_out(section.origin, "measures only")
-        ends = [unit for unit in units if not any(m.name in read for m in unit.members)]
+        ends = [unit for unit in joined if not any(m.name in read for m in unit.members)]
         outputs = [self.values.get(u.first.name) for u in ends if u.first.type != "data"]
         self.builder.notes += self._notes()
         preprocess: dict[str, Any] | None = None
@@ -300,7 +206,7 @@ class _Reader:
             return self.request.input_shape
         readers = [s for s in self.sections if s.name in wanted and image.name in s.inputs]
         first = readers[0]
-        size = _numbers(first, "filtersize") + _numbers(first, "stride")
+        size = numbers(first, "filtersize") + numbers(first, "stride")
         if first.type != "conv" or size != [_ILSVRC_FILTER, _ILSVRC_STRIDE]:
             self.builder.stop(
                 "import/input-size",
@@ -308,7 +214,7 @@ class _Reader:
                 image.place,
                 help="--input CHANNELS,HEIGHT,WIDTH says it",
             )
-        channels = (_numbers(first, "channels") or [3])[0]
+        channels = (numbers(first, "channels") or [3])[0]
         self.builder.warn(
             "import/assumed-input",
             f"the files don't say how large the images are: {_ILSVRC_IMAGE}×{_ILSVRC_IMAGE} is "
@@ -317,79 +223,6 @@ class _Reader:
             help="--input CHANNELS,HEIGHT,WIDTH says otherwise",
         )
         return (channels, _ILSVRC_IMAGE, _ILSVRC_IMAGE)
-
-    # ---- columns ---------------------------------------------------------------------------------
-
-    def _units(self, wanted: Sequence[Section]) -> list[Unit]:
-        """The layers, those of two columns that are one function joined to one."""
-        twins = self._twins(wanted)
-        apart = self._apart(wanted, twins)
-        kept = {s.name for s in self.sections if s.name not in twins or s.name in apart}
-        units = []
-        for section in wanted:
-            twin = twins.get(section.name)
-            if twin is None or section.name in apart:
-                units.append(Unit(section.name, (section,)))
-            elif section.name < twin:
-                joined = section.name[:-1]
-                stem = section.name if joined in kept or not joined else joined
-                units.append(Unit(stem, (section, self.by_name[twin])))
-        return _in_order(units)
-
-    def _twins(self, wanted: Sequence[Section]) -> dict[str, str]:
-        """Each layer's counterpart in the other column: of the same name but for a last a or b,
-        doing the same, with inputs that are the same or counterparts."""
-        present = {section.name for section in wanted}
-        pairs = {
-            section.name: section.name[:-1] + "b"
-            for section in wanted
-            if section.name.endswith("a") and section.name[:-1] + "b" in present
-        }
-        while True:
-            both = pairs | {b: a for a, b in pairs.items()}
-            unlike = [a for a, b in pairs.items() if not self._alike(a, b, both)]
-            if not unlike:
-                return both
-            for name in unlike:
-                del pairs[name]
-
-    def _alike(self, a: str, b: str, twins: Mapping[str, str]) -> bool:
-        first, second = self.by_name[a], self.by_name[b]
-        ignored = {"gpu", "inputs", "partialsum"}
-
-        def said(section: Section) -> dict[str, str]:
-            kept = {key: v for key, v in section.values.items() if key not in ignored}
-            own = self.parameters.get(section.name)
-            meant = {"scale", "pow", "mindiv", "enable"}
-            extra = {k: v for k, v in own.values.items() if k in meant} if own else {}
-            return kept | extra
-
-        if said(first) != said(second) or first.type == "data":
-            return False
-        # Within the column, or from both columns in whichever order, or from what has no columns.
-        same = set(first.inputs) == set(second.inputs)
-        within = [twins.get(name, name) for name in first.inputs] == list(second.inputs)
-        return within or same
-
-    def _apart(self, wanted: Sequence[Section], twins: Mapping[str, str]) -> set[str]:
-        """Layers of columns that stay branches: normalisations across channels, and all before.
-
-        `wanted` is in the order of the file, so whoever reads a layer has been looked at before it.
-        """
-        apart: set[str] = set()
-        for section in reversed(wanted):
-            if section.name in twins and section.type == "cmrnorm":
-                apart.add(section.name)
-            # So do columns of which somebody outside reads only one.
-            other = self.by_name[twins.get(section.name, section.name)]
-            for name in section.inputs:
-                if name in twins and twins[name] not in section.inputs and name in other.inputs:
-                    apart |= {name, twins[name]}
-            if section.name in apart and section.name in twins:
-                own = [name for name in section.inputs if twins.get(name) not in section.inputs]
-                apart |= {name for name in own if name in twins}
-                apart |= {twins[name] for name in own if name in twins}
-        return apart
 
     def _gathered(self, unit: Unit) -> Value | None:
         """What a unit reads, of both columns where it has both, as one tensor."""
@@ -488,7 +321,7 @@ class _Reader:
 
     def _check_channels(self, unit: Unit, value: Value, columns: int) -> None:
         """Whether the file's own word on its input agrees with what it reads."""
-        stated = _numbers(unit.first, "channels")
+        stated = numbers(unit.first, "channels")
         if value.shape is None or not stated:
             return
         total = sum(stated) * columns
@@ -543,9 +376,9 @@ class _Reader:
         self._refuse_unless(section, "blocked", ("0", "false", "no"), "windows in blocks")
         own = self.parameters.get(section.name)
         size = self._one(section, "size")
-        numbers = {}
+        found = {}
         for key, default in (("scale", None), ("pow", None), ("mindiv", 1.0)):
-            number = _float(own, key) if own is not None else None
+            number = only_float(own, key) if own is not None else None
             if number is None and (own is None or key not in own.values):
                 number = default
             if number is None:
@@ -558,12 +391,12 @@ class _Reader:
                     own.place if own else section.place,
                 )
                 return None
-            numbers[key] = number
+            found[key] = number
         fields: dict[str, Any] = {
             "size": size if size is not None else 1,
-            "alpha": numbers["scale"],
-            "beta": numbers["pow"],
-            "k": numbers["mindiv"],
+            "alpha": found["scale"],
+            "beta": found["pow"],
+            "k": found["mindiv"],
             "alpha_per": "window",
         }
         if section.type == "rnorm":
@@ -573,7 +406,7 @@ class _Reader:
     def dropout(self, unit: Unit) -> Value | None:
         section = unit.first
         own = self.parameters.get(section.name)
-        keep = _float(section, "keep")
+        keep = only_float(section, "keep")
         if keep is None:
             message = f"{section.origin}: keep must be a probability"
             self.builder.fault("import/value", message, section.places.get("keep", section.place))
@@ -611,13 +444,13 @@ class _Reader:
                 message = f"{section.origin} says no {key}"
                 self.builder.fault("import/missing-parameter", message, section.place)
             return default
-        numbers = _numbers(section, key)
-        if not numbers or len(set(numbers)) != 1:
+        given = numbers(section, key)
+        if not given or len(set(given)) != 1:
             shown = clip(section.values[key])
             message = f"{section.origin}: {key}={shown} is not one whole number for all inputs"
             self.builder.fault("import/value", message, section.places[key])
             return None
-        return numbers[0]
+        return given[0]
 
     def _refuse_unless(
         self, section: Section, key: str, allowed: tuple[str, ...] | None, what: str
@@ -633,11 +466,11 @@ class _Reader:
 
     def _init(self, section: Section) -> dict[str, Any]:
         init: dict[str, Any] = {}
-        deviations = _floats(section, "initw")
+        deviations = floats(section, "initw")
         if deviations and len(set(deviations)) == 1:
             init["weight"] = {"normal": _plain(deviations[0])}
         if init or "initb" in section.values:
-            init["bias"] = _plain((_floats(section, "initb") or [0.0])[0])
+            init["bias"] = _plain((floats(section, "initb") or [0.0])[0])
         return init
 
     def _notes(self) -> list[str]:
@@ -663,32 +496,9 @@ _TRANSLATIONS: Mapping[str, Callable[[_Reader, Unit], Value | None]] = {
 }
 
 
-def _in_order(units: Sequence[Unit]) -> list[Unit]:
-    """Every unit after those that it reads, and where it can be right after one of them: a column
-    is written as a whole before the next one."""
-    owner = {member.name: unit for unit in units for member in unit.members}
-    readers: dict[str, list[Unit]] = {unit.name: [] for unit in units}
-    waiting: dict[str, int] = {}
-    for unit in units:
-        sources = {owner[name].name for member in unit.members for name in member.inputs}
-        waiting[unit.name] = len(sources)
-        for source in sources:
-            readers[source].append(unit)
-    ready = [unit for unit in reversed(units) if not waiting[unit.name]]
-    order = []
-    while ready:
-        unit = ready.pop()
-        order.append(unit)
-        for reader in reversed(readers[unit.name]):
-            waiting[reader.name] -= 1
-            if not waiting[reader.name]:
-                ready.append(reader)
-    return order
-
-
 def _said(own: Section) -> str:
     def first(key: str) -> str:
-        return f"{(_floats(own, key) or [0.0])[0]:g}"
+        return f"{(floats(own, key) or [0.0])[0]:g}"
 
     return (
         f"learning rate {first('epsw')} on weights and {first('epsb')} on biases, "
@@ -714,26 +524,6 @@ def _counts(shape: Shape | None, size: int, stride: int) -> tuple[int, bool]:
     up = [-(-(length - size) // stride) + 1 for length in shape[1:]]
     down = [(length - size) // stride + 1 for length in shape[1:]]
     return up[1], up != down
-
-
-def _numbers(section: Section, key: str) -> list[int]:
-    """A list of whole numbers, empty if it is none."""
-    parts = [part.strip() for part in section.values.get(key, "").split(",")]
-    if not all(re.fullmatch(r"-?[0-9]{1,9}", part) for part in parts):
-        return []
-    return [int(part) for part in parts]
-
-
-def _floats(section: Section, key: str) -> list[float]:
-    try:
-        return [float(part) for part in section.values[key].split(",")]
-    except (KeyError, ValueError):
-        return []
-
-
-def _float(section: Section, key: str) -> float | None:
-    values = _floats(section, key)
-    return values[0] if len(values) == 1 else None
 
 
 def _is_one(text: str) -> bool:

@@ -1,0 +1,1 @@
+"""cuda-convnet's layer files of 2012."""
