@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from alexc.engines.tensorrt import flavours, parse
+from alexc.engines.tensorrt import build_plan, flavours, parse
+from alexc.frontend import load_net
 from alexc.graph.graph import Graph
 from alexc.graph.quantization import (
     Quantization,
@@ -30,6 +31,8 @@ from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Relu, Softmax
 from alexc.ops.pool import MaxPool
 from alexc.ops.structure import Add, Flatten
+from alexc.passes.inference import inference
+from alexc.passes.precision import with_precision
 from alexc.passes.quantize import quantizable, quantize, tensors_to_range
 from alexc.spec.model import InitSpec
 from alexc.verify import verify
@@ -297,3 +300,33 @@ def test_other_weights_are_found(weights: Weights, tmp_path: Path) -> None:
         net(), weights, model, written=graph, inputs=images(2), backends=["onnxruntime"]
     )
     assert not report.passed
+
+
+# ---- every net of the project --------------------------------------------------------------------
+
+FOLDER = Path(__file__).resolve().parents[1] / "specs"
+SPECS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("zoo/*.yaml")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
+def test_tensorrt_builds_every_net_in_every_precision(spec: Path, tmp_path: Path) -> None:
+    if (obstacle := flavours()["tensorrt_rtx"].obstacle) is not None:
+        pytest.skip(obstacle)
+    found = load_net(spec)
+    plain = inference(found.graph)
+    weights = draw(found.graph, InitSpec(), {}, seed=0)
+    extents = store.write(tmp_path / "weights.safetensors", weights)
+    layers = quantizable(plain)
+    limits = dict.fromkeys(tensors_to_range(plain, layers), 1.0)
+    written = {
+        "fp16": with_precision(plain, "fp16"),
+        "bf16": with_precision(plain, "bf16"),
+        "int8": quantize(plain, weights, limits, layers, "int8"),
+        "fp8": quantize(plain, weights, limits, layers, "fp8"),
+    }
+    for precision, graph in written.items():
+        model = tmp_path / "model.onnx"
+        model.write_bytes(serialize(to_onnx(graph, extents)))
+        plan = build_plan(model, tmp_path / "plan", precision=precision)
+        assert plan.record.path is not None, (precision, plan.record.status)
