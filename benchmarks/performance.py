@@ -61,7 +61,9 @@ FOLDED = "batch norm folded"  # has weights of its own, so that it is made apart
 INTRODUCTION = """\
 # Performance
 
-Written by `make bench`; don't edit it. [The bars](performance.svg) show the same in a picture.
+Written by `make bench`; don't edit it.
+
+![Milliseconds for one image and for a batch, and images a second](performance.svg)
 
 Every engine and every peer runs in a process of its own. They take turns, round after round, so
 that whatever else the machine does falls on all alike; a turn starts with a run that is not timed.

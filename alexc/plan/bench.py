@@ -6,6 +6,7 @@ What comes of it is JSON; tables, Markdown and plots are made of that and of not
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -169,10 +170,13 @@ def _export(peers: Sequence[Contestant], subject: Subject, progress: Progress) -
 def _rates(threads: int | None) -> dict[str, float]:
     """From a process of its own; none if that fails, and then there is no limit."""
     words = [] if threads is None else [str(threads)]
+    # numpy's products take their number of threads from here.
+    bound = {} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)}
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "alexc.plan.rates", *words],
         capture_output=True,
         text=True,
+        env=os.environ | bound,
     )
     if ran.returncode:
         return {}
