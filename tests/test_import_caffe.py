@@ -471,6 +471,120 @@ def test_a_mean_that_is_none_is_refused(tmp_path: Path, content: bytes, suffix: 
         read("small.prototxt", mean=str(mean))
 
 
+# ---- which layers are part of the net ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "included"),
+    [
+        ("include { phase: TEST }", True),
+        ("include { phase: TRAIN }", False),
+        ("include { phase: TRAIN } include { phase: TEST }", True),
+        ("exclude { phase: TRAIN }", True),
+        ("exclude { phase: TEST }", False),
+        ('include { stage: "deploy" }', False),
+        ('include { not_stage: "deploy" }', True),
+        ("include { min_level: 1 }", False),
+        ("include { max_level: 2 phase: TEST }", True),
+        ("exclude { min_level: 1 }", True),
+    ],
+)
+def test_rules_say_which_layers_there_are(tmp_path: Path, rules: str, included: bool) -> None:
+    text = (SAMPLES / "small.prototxt").read_text()
+    text = text.replace('top: "conv2" dropout_param', f'top: "conv2" {rules} dropout_param')
+    (tmp_path / "net.prototxt").write_text(text)
+    net = read(tmp_path / "net.prototxt")
+    assert ("drop2" in layers(net)) is included
+    assert next(row for row in net.rows if row.origin.name == "drop2").layer == (
+        "drop2" if included else None
+    )
+
+
+def test_old_data_layers_prepare_images_in_fields_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(
+        """
+        layers {
+          name: "d" type: DATA top: "data" top: "label"
+          data_param { source: "x" scale: 0.25 crop_size: 9 mirror: true batch_size: 4 }
+        }
+        layers {
+          name: "c" type: CONVOLUTION bottom: "data" top: "c"
+          convolution_param { num_output: 2 kernel_size: 3 }
+        }
+        layers { name: "l" type: SOFTMAX_LOSS bottom: "c" bottom: "label" }
+        """
+    )
+    net = read(tmp_path / "net.prototxt")
+    assert net.graph.input_shape == (3, 9, 9)
+    assert net.preprocess == {"resize": 9, "channels": "bgr", "scale": 0.25}
+
+
+FIELD, LAYER = "import/unsupported-field", "import/unsupported-layer"
+
+
+@pytest.mark.parametrize(
+    ("layer", "code"),
+    [
+        ('bottom: "conv1" bottom: "conv1" type: "Eltwise" eltwise_param { operation: PROD }', FIELD),
+        ('bottom: "conv1" bottom: "conv1" type: "Eltwise" eltwise_param { coeff: 1 coeff: -1 }', FIELD),
+        ('bottom: "conv1" type: "Scale"', FIELD),
+        ('bottom: "conv1" type: "Power" power_param { shift: 1 }', FIELD),
+        ('bottom: "conv1" type: "Power"', None),
+        ('bottom: "conv1" type: "Split" top: "y"', None),
+        ('bottom: "conv1" type: "Concat"', None),
+        ('bottom: "conv1" type: "Concat" bottom: "data"', "shape/concat"),
+        ('bottom: "conv1" type: "Reshape" reshape_param { shape { dim: 0 dim: -1 } }', None),
+        ('bottom: "conv1" type: "Reshape" reshape_param { shape { dim: -1 } axis: 1 }', None),
+        ('bottom: "conv1" type: "Reshape" reshape_param { shape { dim: 0 dim: 2 dim: -1 } }', FIELD),
+        ('bottom: "conv1" type: "Flatten" flatten_param { axis: 2 }', FIELD),
+        ('bottom: "conv1" type: "Slice"', LAYER),
+        ('bottom: "conv1"', LAYER),
+        ('bottom: "conv1" type: "ReLU" vendor_param { x: 1 }', "import/unknown-field"),
+    ],
+)  # fmt: skip
+def test_other_layers(tmp_path: Path, layer: str, code: str | None) -> None:
+    (tmp_path / "net.prototxt").write_text(
+        'input: "data" input_shape { dim: 1 dim: 3 dim: 8 dim: 7 }\n'
+        'layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"\n'
+        "  convolution_param { num_output: 4 kernel_size: 3 } }\n"
+        f'layer {{ name: "x" top: "x" {layer} }}\n'
+    )
+    if code is None:
+        assert "conv1" in read(tmp_path / "net.prototxt").graph.by_name
+        return
+    with pytest.raises(AlexcError) as caught:
+        read(tmp_path / "net.prototxt")
+    assert codes(caught.value) == [code]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('layer { name: "a" type: "ReLU" } layers { name: "b" type: RELU }', "import/two-syntaxes"),
+        ('layers { layer { name: "a" type: "conv" } }', "import/too-old"),
+        ("", "import/empty"),
+        ('net: "" base_lr: 1', "import/solver-net"),
+        (
+            'input: "a" input: "b" layer { type: "Eltwise" bottom: "a" bottom: "b" top: "s" }',
+            "import/inputs",
+        ),
+        ('input: "a" layer { name: "loss" type: "EuclideanLoss" bottom: "a" }', "import/no-input"),
+    ],
+)  # fmt: skip
+def test_files_that_hold_no_net_are_refused(tmp_path: Path, text: str, code: str) -> None:
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(AlexcError) as caught:
+        read(tmp_path / "net.prototxt")
+    assert codes(caught.value) == [code]
+
+
+def test_weights_in_hdf5_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "w.caffemodel.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(AlexcError) as caught:
+        read("small.prototxt", weights=tmp_path / "w.caffemodel.h5")
+    assert codes(caught.value) == ["import/hdf5"]
+
+
 # ---- what can't be said --------------------------------------------------------------------------
 
 
