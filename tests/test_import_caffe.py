@@ -525,21 +525,21 @@ FIELD, LAYER = "import/unsupported-field", "import/unsupported-layer"
 @pytest.mark.parametrize(
     ("layer", "code"),
     [
-        ('bottom: "conv1" bottom: "conv1" type: "Eltwise" eltwise_param { operation: PROD }', FIELD),
-        ('bottom: "conv1" bottom: "conv1" type: "Eltwise" eltwise_param { coeff: 1 coeff: -1 }', FIELD),
-        ('bottom: "conv1" type: "Scale"', FIELD),
-        ('bottom: "conv1" type: "Power" power_param { shift: 1 }', FIELD),
-        ('bottom: "conv1" type: "Power"', None),
-        ('bottom: "conv1" type: "Split" top: "y"', None),
-        ('bottom: "conv1" type: "Concat"', None),
-        ('bottom: "conv1" type: "Concat" bottom: "data"', "shape/concat"),
-        ('bottom: "conv1" type: "Reshape" reshape_param { shape { dim: 0 dim: -1 } }', None),
-        ('bottom: "conv1" type: "Reshape" reshape_param { shape { dim: -1 } axis: 1 }', None),
-        ('bottom: "conv1" type: "Reshape" reshape_param { shape { dim: 0 dim: 2 dim: -1 } }', FIELD),
-        ('bottom: "conv1" type: "Flatten" flatten_param { axis: 2 }', FIELD),
-        ('bottom: "conv1" type: "Slice"', LAYER),
-        ('bottom: "conv1"', LAYER),
-        ('bottom: "conv1" type: "ReLU" vendor_param { x: 1 }', "import/unknown-field"),
+        ('bottom: "conv1" type: "Eltwise" eltwise_param { operation: PROD }', FIELD),
+        ('bottom: "conv1" type: "Eltwise" eltwise_param { coeff: 1 coeff: -1 }', FIELD),
+        ('type: "Scale"', FIELD),
+        ('type: "Power" power_param { shift: 1 }', FIELD),
+        ('type: "Power"', None),
+        ('type: "Split" top: "y"', None),
+        ('type: "Concat"', None),
+        ('type: "Concat" bottom: "data"', "shape/concat"),
+        ('type: "Reshape" reshape_param { shape { dim: 0 dim: -1 } }', None),
+        ('type: "Reshape" reshape_param { shape { dim: -1 } axis: 1 }', None),
+        ('type: "Reshape" reshape_param { shape { dim: 0 dim: 2 dim: -1 } }', FIELD),
+        ('type: "Flatten" flatten_param { axis: 2 }', FIELD),
+        ('type: "Slice"', LAYER),
+        ('', LAYER),
+        ('type: "ReLU" vendor_param { x: 1 }', "import/unknown-field"),
     ],
 )  # fmt: skip
 def test_other_layers(tmp_path: Path, layer: str, code: str | None) -> None:
@@ -547,7 +547,7 @@ def test_other_layers(tmp_path: Path, layer: str, code: str | None) -> None:
         'input: "data" input_shape { dim: 1 dim: 3 dim: 8 dim: 7 }\n'
         'layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"\n'
         "  convolution_param { num_output: 4 kernel_size: 3 } }\n"
-        f'layer {{ name: "x" top: "x" {layer} }}\n'
+        f'layer {{ name: "x" top: "x" bottom: "conv1" {layer} }}\n'
     )
     if code is None:
         assert "conv1" in read(tmp_path / "net.prototxt").graph.by_name
