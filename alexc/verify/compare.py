@@ -42,6 +42,8 @@ def compare(
     finite = np.isfinite(got)
     if not finite.all():
         message = _not_finite(got, finite, peaks, largest)
+        if (allowed >= np.abs(expected))[~finite].all():
+            message += "; rounding alone may change every digit there"
         return row(message, None, None, widest)
     error = np.abs(got.astype(np.float64) - expected)
     max_abs = float(error.max(initial=0.0))
