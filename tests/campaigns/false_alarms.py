@@ -46,6 +46,7 @@ def main() -> int:
     )
     parser.add_argument("--nets", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backends", nargs="*", help="by default all that are installed")
     arguments = parser.parse_args()
     started = time.perf_counter()
     alarms = breakdowns = 0
@@ -54,7 +55,7 @@ def main() -> int:
     margins: dict[tuple[str, str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         for seed in range(arguments.seed, arguments.seed + arguments.nets):
-            report = verify_random_net(seed, Path(name))
+            report = verify_random_net(seed, Path(name), arguments.backends)
             for result in report.backends:
                 if result.status not in ("ran", "shapes read; not run"):
                     print(f"seed {seed}: {result.backend}: {result.status}")
