@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_a_layer_is_patched(project: Project, patch: str, layer: object) -> None
         # beside a layer that is put in further down
         (
             "  a: {op: relu, after: b}\n  b: {op: relu, after: conv1}",
-            "conv1 b relu1 pool1 conv2 relu2 flatten fc a",
+            "conv1 b a relu1 pool1 conv2 relu2 flatten fc",
         ),
     ],
 )
@@ -273,3 +274,24 @@ def test_the_spec_itself_must_be_there(project: Project) -> None:
     with pytest.raises(UsageError, match=r"there is no file none\.yaml"):
         load_spec(Path("none.yaml"))
     assert project.folder.exists()
+
+
+# ---- moves that lean on each other ---------------------------------------------------------------
+
+
+def test_a_move_means_the_same_wherever_it_is_written(project: Project) -> None:
+    places = {"x": "y", "y": "z", "z": "conv1"}
+    moves = [f"  {name}: {{op: relu, after: {place}}}\n" for name, place in places.items()]
+    found = {tuple(order(project, "".join(each))[:5]) for each in permutations(moves)}
+    assert found == {("conv1", "z", "y", "x", "relu1")}
+
+
+def test_a_variant_adds_to_a_recipe(project: Project) -> None:
+    project.write(BASE.replace("{weight: {normal: 0.01}, bias: 0}", "paper"), "base.yaml")
+    assert merged(project, "init: {bias: 0.5}\n")["init"] == {"recipe": "paper", "bias": 0.5}
+    assert merged(project, "init: caffe\n")["init"] == "caffe"
+
+
+def test_a_variant_takes_a_layer_out_of_precision(project: Project) -> None:
+    project.write(BASE + "precision: {conv1: fp32, fc: fp16}\n", "base.yaml")
+    assert merged(project, "precision: {conv1: null}\n")["precision"] == {"fc": "fp16"}

@@ -4,13 +4,13 @@ The rules, which `docs/spec.md` tells with examples:
 
 - `name`, `source`, `description` and `expect` belong to the file that states them and are not
   inherited: a variant's facts are its own. What `allow` lists is added to the base's.
-- Other root keys replace the base's; mappings (`input`, `preprocess`, `init`) are patched key by
-  key. `null` removes a key.
+- Other root keys replace the base's; mappings (`input`, `preprocess`, `init`, `precision`) are
+  patched key by key. `null` removes a key. `init: paper` is {recipe: paper}, to which a patch adds.
 - `layers` and `blocks` are patched by name. A layer or block given as `null` is removed. A layer
   without `op`, or with the base's, changes just the fields it names; another `op` starts afresh,
   but reads the same inputs.
 - `after: NAME` or `before: NAME` puts a new layer there or moves an existing one; without either a
-  new layer goes to the end.
+  new layer goes to the end. Where the layer beside it is moved too, that is moved first.
 
 Every value keeps the place of the file and line that wrote it.
 """
@@ -18,6 +18,7 @@ Every value keeps the place of the file and line that wrote it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -38,7 +39,7 @@ from alexc.source import (
 from alexc.spec.names import Names, clip
 
 NOT_INHERITED = ("name", "source", "description", "expect")
-PATCHED = ("input", "preprocess", "init", "blocks")
+PATCHED = ("input", "preprocess", "init", "precision", "blocks")
 MAX_CHAIN = 16
 _ROOT_MARKS = (".git", "pyproject.toml")
 _MOST_SIBLINGS = 1000  # files of a folder that a misspelt path is compared with
@@ -209,9 +210,9 @@ def _merge_root(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapp
         elif key == "allow" and old and isinstance(old.value, Listing):
             mine = entry.value.items if isinstance(entry.value, Listing) else (entry.value,)
             entries[key] = Entry(entry.key, sequence((*old.value.items, *mine), entry.value.place))
-        elif key in PATCHED and old is not None and isinstance(old.value, Mapping):
+        elif key in PATCHED and old and isinstance(before := _init_written_out(key, old), Mapping):
             if isinstance(entry.value, Mapping):
-                merged = _patch(f"the base's {key}", old.value, entry.value, faults)
+                merged = _patch(f"the base's {key}", before, entry.value, faults)
                 entries[key] = Entry(entry.key, merged)
             else:
                 entries[key] = entry
@@ -239,7 +240,7 @@ def _patch(owner: str, base: Mapping, patch: Mapping, faults: list[Diagnostic]) 
 def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
     entries = dict(base.entries)
     names = Names(base.entries)
-    moves: list[tuple[str, _Anchor]] = []
+    moves: dict[str, _Anchor] = {}
     for name, entry in patch.entries.items():
         if _is_null(entry.value):
             if name in base.entries:
@@ -253,9 +254,9 @@ def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Ma
             layer = _patch_layer(name, old.value, layer, faults)
         entries[name] = Entry(entry.key, layer)
         if anchor is not None:
-            moves.append((name, anchor))
+            moves[name] = anchor
     order = _Order(entries)
-    for name, anchor in moves:
+    for name, anchor in _anchors_first(moves):
         if anchor.name == name:
             message = f"{clip(name)} can't stand {anchor.word} itself"
             faults.append(Diagnostic("extends/position", message, anchor.place))
@@ -267,6 +268,26 @@ def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Ma
         else:
             order.move(name, anchor.word, anchor.name)
     return mapping({name: entries[name] for name in order.names()}, patch.place)
+
+
+def _anchors_first(moves: dict[str, _Anchor]) -> Iterator[tuple[str, _Anchor]]:
+    """The moves, each after that of the layer it is put beside, which may be moved too.
+
+    So a move means the same wherever it is written. Layers that are put beside each other (`x`
+    after `y`, `y` before `x`) are moved in the order of the file.
+    """
+    done: set[str] = set()
+    for start in moves:
+        chain: list[str] = []
+        name = start
+        while name in moves and name not in done and name not in chain:
+            chain.append(name)
+            name = moves[name].name
+        circle = chain[chain.index(name) :] if name in chain else []
+        waiting = chain[: len(chain) - len(circle)]
+        yield from ((moved, moves[moved]) for moved in moves if moved in circle)
+        yield from ((moved, moves[moved]) for moved in reversed(waiting))
+        done.update(chain)
 
 
 def _patch_layer(name: str, old: Node, new: Node, faults: list[Diagnostic]) -> Node:
@@ -282,6 +303,13 @@ def _patch_layer(name: str, old: Node, new: Node, faults: list[Diagnostic]) -> N
     if isinstance(new, Scalar) or not after.entries:
         return old
     return _patch(clip(name), before, after, faults)
+
+
+def _init_written_out(key: str, entry: Entry) -> Node:
+    """`init: paper` as {recipe: paper}, so that what a variant says is added to it."""
+    if key == "init" and isinstance(entry.value, Scalar) and isinstance(entry.value.value, str):
+        return mapping({"recipe": Entry(entry.value.place, entry.value)}, entry.value.place)
+    return entry.value
 
 
 def _written_out(layer: Node) -> Node:
