@@ -182,6 +182,7 @@ def train(
         precision = choose(record.precision, workers.device)
     torch.set_num_threads(record.threads)
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = True  # sizes stay the same from step to step
     run = _Run(net, graph, recipe, precision, learnt, tested, options, workers, report)
     weights = _first_weights(net, recipe, options) if before is None else None
     workers.wait()  # until all have seen what was there before

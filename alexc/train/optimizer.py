@@ -103,6 +103,6 @@ def restore_states(net: nn.Module, optimizer: Optimizer, tensors: dict[str, Tens
     for whole, value in tensors.items():
         name, _, key = whole.rpartition("/")
         parameter = parameters[name]
-        # Counters of steps stay where they were; all else lies with its parameter.
-        moved = value if value.ndim == 0 else torch.empty_like(parameter).copy_(value)
-        optimizer.state[parameter][key] = moved.clone()
+        # All lies with its parameter, in the same order in memory; fused counters of steps too.
+        like = value.to(parameter.device) if value.ndim == 0 else torch.empty_like(parameter)
+        optimizer.state[parameter][key] = like.copy_(value)
