@@ -23,7 +23,7 @@ from alexc.plan.contestant import Contestant
 from alexc.plan.limit import Limit, layer_limits, net_limit
 from alexc.plan.measure import Error, Result
 from alexc.plan.plot import check, plot
-from alexc.plan.report import markdown
+from alexc.plan.report import comparison_lines, markdown
 from alexc.plan.result import layer_of, result, row
 from alexc.plan.timing import Comparison, Times, compare, median_interval
 
@@ -226,6 +226,19 @@ def test_comparisons_are_within_a_class(found: dict[str, Any]) -> None:
     ]
     assert one[0]["times_as_fast"] == pytest.approx(2.0)
     assert one[0]["verdict"] == "faster"
+
+
+def test_comparisons_as_sentences() -> None:
+    each = {"class": "exact", "batch": 2, "ours": "a fp32", "peer": "b fp32", "times_as_fast": 2.0}
+    verdicts = [("faster", [1.5, 2.5]), ("tie", [0.9, 2.5]), ("tie", [2.0, 2.0])]
+    lines = comparison_lines(
+        {"comparisons": [each | {"verdict": v, "interval": i} for v, i in verdicts]}
+    )
+    assert lines == [
+        "batch 2, exact: a fp32 is 2.00 × as fast as b fp32 (1.50–2.50)",
+        "batch 2, exact: a fp32 and b fp32 are tied (0.90–2.50)",
+        "batch 2, exact: a fp32 and b fp32 took too few rounds to be told apart (2.00–2.00)",
+    ]
 
 
 def test_layers_come_with_what_there_is_to_gain(found: dict[str, Any]) -> None:

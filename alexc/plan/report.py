@@ -114,7 +114,9 @@ def comparison_lines(result: Json) -> list[str]:
     for each in result["comparisons"]:
         low, high = each["interval"]
         start = f"batch {each['batch']}, {each['class']}: {each['ours']}"
-        if each["verdict"] == "tie":
+        if each["verdict"] == "tie" and not low <= 1 <= high:
+            how = f"and {each['peer']} took too few rounds to be told apart"
+        elif each["verdict"] == "tie":
             how = f"and {each['peer']} are tied"
         else:
             how = f"is {each['times_as_fast']:.2f} × as fast as {each['peer']}"
