@@ -21,6 +21,7 @@ from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.images import photo_files
 from alexc.calibrate.narrow import Narrow, narrow, written
 from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
+from alexc.engines.cache import cached_plan, machine
 from alexc.engines.forms import FILES, fastest_form
 from alexc.engines.record import DEFAULT_BATCH
 from alexc.frontend import Net, outputs_are_probabilities
@@ -159,12 +160,11 @@ def graph_of(bundle: Bundle, graph: Graph, weights: Weights) -> Graph:
     Raises AlexcError if the bundle lacks what that takes.
     """
     manifest = bundle.manifest
-    precision = manifest.engines[0].precision if manifest.engines else "fp32"
     calibration = None
     if CALIBRATION in manifest.files:
         calibration = read_calibration(bundle.path(CALIBRATION))
     named = manifest.spec.get("precision") or {}
-    return written(graph, weights, precision, named, calibration)
+    return written(graph, weights, manifest.precision, named, calibration)
 
 
 def write_model(graph: Graph, weights: Weights, folder: Path, engines: Sequence[str] = ()) -> None:
@@ -196,6 +196,8 @@ def _inputs(net: Net, options: Options) -> dict[str, Any]:
         "calibrate": [digest_of(path) for path in photo_files(options.calibrate)],
         "targets": [asdict(target) for target in options.targets],
         "batch": asdict(options.batch),
+        # A GPU that has come makes plans and runs what none could before.
+        "machine": machine(),
         "versions": tool_versions(),
     }
 
@@ -245,7 +247,6 @@ def _build_plans(
     A net that TensorRT can't take is a fault only where a plan was asked for by name; elsewhere the
     record says why there is none.
     """
-    from alexc.engines.cache import cached_plan
     from alexc.engines.record import not_built
     from alexc.engines.tensorrt import flavours
 
@@ -269,7 +270,8 @@ def _build_plans(
                 targets=target.capabilities,
             ).record
         except AlexcError as error:
-            if options.targets:
+            # What the engine says of the net; a full disk, say, is a fault wherever it comes.
+            if options.targets or not error.diagnostics[0].code.startswith("engine/"):
                 raise
             reason = error.diagnostics[0].message
             record = not_built(target.engine, options.precision, reason)
@@ -283,12 +285,16 @@ def _build_plans(
     return records
 
 
+def _of_model(options: Options) -> str:
+    """The precision of the model: TF32 is how TensorRT multiplies, and that is fp32."""
+    return "fp32" if options.precision == "tf32" else options.precision
+
+
 def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
     """The engines that load model.onnx, with what the verification found of each."""
     results = {result.backend: result for result in report.backends}
     asked = [t.engine for t in options.targets if t.engine in MODEL_ENGINES]
-    # TF32 is how TensorRT multiplies; the model itself is in fp32.
-    precision = "fp32" if options.precision == "tf32" else options.precision
+    precision = _of_model(options)
     records = []
     for name in asked or (MODEL_ENGINES if not options.targets else ()):
         result = results.get(name)
@@ -378,6 +384,7 @@ def _manifest(
         preprocess=_preprocess(net),
         labels=net.labels,
         spec=net.spec.to_json(),
+        precision=_of_model(options),
         engines=tuple(engines),
         versions=tool_versions(),
         verification=Verification(

@@ -57,11 +57,14 @@ _MANIFEST_START = f'{{\n  "format": "{FORMAT}"'.encode()
 
 # The packages whose version can change what a build makes. The two ONNX Runtimes are one module.
 _TOOLS = (
+    "ml_dtypes",
     "numpy",
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "Pillow",
+    "protobuf",
     "tensorrt",
     "tensorrt-rtx",
     "torch",

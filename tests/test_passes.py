@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from alexc.graph.graph import Graph
+from alexc.graph.quantization import Quantization
+from alexc.ops.base import Op
+from alexc.ops.conv import Conv
+from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Dropout, Relu, Tanh
 from alexc.ops.structure import Add
 from alexc.passes.inference import inference
+from alexc.passes.lrn_form import lrn_form
+from alexc.passes.precision import with_precision
+from alexc.passes.prefix import up_to
 from tests.cases import every_op, images_for, reference, weights_for
 
 
@@ -77,3 +84,30 @@ def test_a_second_time_changes_nothing() -> None:
     once = inference(every_op("fc", "drop"))
     assert inference(once) == once
     assert inference(once).digest() == once.digest()
+
+
+def test_what_is_said_of_a_layer_stays_with_it() -> None:
+    lrn = Lrn(size=3, alpha=0.1, beta=0.75, k=2.0, alpha_per="element")
+    layers: list[tuple[str, Op, tuple[str, ...]]] = [
+        ("fc1", Conv.model_validate({"out_channels": 2, "kernel_size": 1}), ("input",)),
+        ("norm1", lrn, ("fc1",)),
+        ("drop1", Dropout(p=0.5), ("norm1",)),
+        ("relu1", Relu(), ("drop1",)),
+    ]
+    graph = Graph.build(
+        "net",
+        (3, 5, 4),
+        layers,
+        ("relu1",),
+        {"drop1": "fp16", "relu1": "fp16"},
+        {"fc1": Quantization("int8", 0.5, (0.25, 0.125), None)},
+        {"norm1": "banded"},
+    )
+    for after in (inference(graph), up_to(inference(graph), "norm1"), lrn_form(graph, "banded")):
+        assert after.quantized == graph.quantized
+        assert after.forms == graph.forms
+        assert after.precisions == {
+            name: "fp16" for name in ("drop1", "relu1") if name in after.by_name
+        }
+    bf16 = with_precision(inference(graph), "bf16", {"fc1": "fp32"})
+    assert (bf16.quantized, bf16.forms) == (graph.quantized, graph.forms)

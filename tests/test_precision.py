@@ -9,6 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 
+import alexc_runtime
+from alexc.build import Options, _inputs
+from alexc.bundle import inputs_digest
+from alexc.frontend import load_net
 from alexc.graph.graph import Graph, Precision
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.base import Op
@@ -22,6 +26,7 @@ from alexc.passes.precision import with_precision
 from alexc.spec.model import InitSpec
 from alexc.weights import store
 from alexc.weights.init import draw
+from tests import small_bundle
 
 
 def net(outputs: tuple[str, ...] = ("softmax",)) -> Graph:
@@ -128,3 +133,26 @@ def test_fp16_computes_the_same_to_its_own_accuracy(tmp_path: Path) -> None:
     assert exact.dtype == narrow.dtype == np.float32
     error = np.abs(exact - narrow).max() / np.abs(exact).max()
     assert 0 < error < 2**-8  # seven layers of 2^-11 each, and their sums
+
+
+def test_an_engine_that_the_build_did_not_have_runs_in_the_models_precision(
+    tmp_path: Path,
+) -> None:
+    small_bundle.make(tmp_path / "bundle", precision="fp16", engines=())
+    with alexc_runtime.open(tmp_path / "bundle", "onnxruntime") as session:
+        assert session.precision == "fp16"
+        assert session.manifest.precision == "fp16"
+
+
+def test_a_gpu_that_has_come_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.yaml").write_text(
+        "alexc: 1\nname: net\ninput: {channels: 3, height: 5, width: 4}\nlayers: {relu1: relu}\n"
+    )
+    options = Options(tmp_path / "out")
+    keys = []
+    for gpus in ((), ("NVIDIA H200 9.0",)):
+        monkeypatch.setattr("alexc.build.machine", lambda gpus=gpus: ("13000", gpus))
+        keys.append(inputs_digest(_inputs(load_net(tmp_path / "net.yaml"), options)))
+    assert keys[0] != keys[1]

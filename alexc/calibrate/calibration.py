@@ -224,8 +224,7 @@ def digest_of_weights(weights: Weights) -> str:
 
 def _digest_of_graph(graph: Graph) -> str:
     """The digest of what the graph computes in fp32, whatever its layers' precisions."""
-    plain = Graph.build(graph.name, graph.input_shape, graph.layers(), graph.outputs)
-    return plain.digest()
+    return graph.rebuilt(precisions={}, quantized={}, forms={}).digest()
 
 
 def _tried(

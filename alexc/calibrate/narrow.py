@@ -32,7 +32,6 @@ from alexc_runtime.manifest import Preprocess
 Weights = Mapping[str, NDArray[np.float32]]
 Images = NDArray[np.float32]
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 _OF_LAYERS: dict[str, Precision] = {"fp16": "fp16", "bf16": "bf16"}
 QUANTIZED: dict[str, QuantizedFormat] = {"int8": "int8", "fp8": "fp8"}
 

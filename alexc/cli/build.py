@@ -76,9 +76,8 @@ def build(
     """
     from alexc.build import Options, parse_target
     from alexc.build import build as make
-    from alexc.calibrate.narrow import PRECISIONS
     from alexc.engines.cache import default_folder
-    from alexc.engines.record import parse_batch
+    from alexc.engines.record import PRECISIONS, parse_batch
 
     if precision not in PRECISIONS:
         raise usage_fault(

@@ -15,6 +15,7 @@ __all__ = [
     "BUILT",
     "BUILT_WITHOUT_GPU",
     "DEFAULT_BATCH",
+    "PRECISIONS",
     "BatchRange",
     "EngineRecord",
     "not_built",
@@ -22,6 +23,9 @@ __all__ = [
 ]
 
 DEFAULT_BATCH = BatchRange(1, 8, 32)
+
+# What a bundle is built in. `calibrate.narrow` says what each means for the model.
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 BUILT = "built, not run"
 BUILT_WITHOUT_GPU = "built, not run: no GPU"

@@ -31,7 +31,9 @@ import ctypes
 import gc
 import logging
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -46,14 +48,13 @@ from alexc.engines.record import (
     BUILT,
     BUILT_WITHOUT_GPU,
     DEFAULT_BATCH,
+    PRECISIONS,
     BatchRange,
     EngineRecord,
     not_built,
 )
 from alexc.files import whole_file
 from alexc_runtime.engines.base import import_obstacle, load
-
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 # Called as the build goes on, from whatever thread TensorRT builds in: the fraction that is done,
 # from 0 to 1, and TensorRT's name of the phase.
@@ -206,17 +207,37 @@ def _undisturbed() -> Iterator[None]:
     collector ran in the middle of a log message and found a forgotten builder, it would wait for
     ever. An error keeps the frames that it came through, and with them builders, networks and their
     weights; these are let go here.
+
+    Ctrl-C would be raised in whichever callback runs at the moment, where TensorRT swallows it. It
+    is noted instead, and raised when TensorRT returns, a second or two later.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with _interrupts_later():
+            yield
     except BaseException as error:
         _clear_frames(error)
         raise
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Raise the KeyboardInterrupt of a Ctrl-C in the block after the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread alone
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            raise KeyboardInterrupt
 
 
 def _clear_frames(error: BaseException) -> None:

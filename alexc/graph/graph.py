@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from alexc.graph.quantization import Quantization
 from alexc.ops.base import Op, Parameter, Shape
@@ -22,6 +22,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 # Ways to write a local response normalisation over channels without ONNX's own node for it.
 LrnForm = Literal["banded", "windowed"]
+
+T = TypeVar("T")
 
 INPUT = "input"  # the name of the graph's one input, in every backend
 
@@ -162,6 +164,35 @@ class Graph:
 
     def precision_of(self, layer: str) -> Precision:
         return self.precisions.get(layer, "fp32")
+
+    def rebuilt(
+        self,
+        layers: Iterable[tuple[str, Op, tuple[str, ...]]] | None = None,
+        *,
+        outputs: tuple[str, ...] | None = None,
+        precisions: Mapping[str, Precision] | None = None,
+        quantized: Mapping[str, Quantization] | None = None,
+        forms: Mapping[str, LrnForm] | None = None,
+    ) -> Graph:
+        """The graph with what is given in place of its own: what every pass ends in.
+
+        What is said of a layer (precision, grid, form) stays said of it if the layer stays.
+        """
+        triples = list(self.layers() if layers is None else layers)
+        names = {name for name, _, _ in triples}
+
+        def staying(said: Mapping[str, T]) -> dict[str, T]:
+            return {name: what for name, what in said.items() if name in names}
+
+        return Graph.build(
+            self.name,
+            self.input_shape,
+            triples,
+            self.outputs if outputs is None else outputs,
+            staying(self.precisions) if precisions is None else precisions,
+            staying(self.quantized) if quantized is None else quantized,
+            staying(self.forms) if forms is None else forms,
+        )
 
     def layers(self) -> list[tuple[str, Op, tuple[str, ...]]]:
         """The triples that `build` takes: where a pass starts from."""

@@ -48,17 +48,7 @@ def fold_batch_norm(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, ND
         elif node.name not in gone:
             layers.append((node.name, node.op, node.inputs))
             changed |= {name: weights[name] for name in node.parameter_names().values()}
-    precisions = {name: p for name, p in graph.precisions.items() if name not in gone}
-    after = Graph.build(
-        graph.name,
-        graph.input_shape,
-        layers,
-        graph.outputs,
-        precisions,
-        graph.quantized,
-        graph.forms,
-    )
-    return after, changed
+    return graph.rebuilt(layers), changed
 
 
 def _pairs(graph: Graph) -> list[tuple[Node, Node]]:

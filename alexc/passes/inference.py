@@ -22,14 +22,4 @@ def inference(graph: Graph) -> Graph:
             if name not in graph.outputs:
                 continue
         layers.append((name, op, sources))
-    kept = {name for name, _, _ in layers}
-    precisions = {name: p for name, p in graph.precisions.items() if name in kept}
-    return Graph.build(
-        graph.name,
-        graph.input_shape,
-        layers,
-        graph.outputs,
-        precisions,
-        graph.quantized,
-        graph.forms,
-    )
+    return graph.rebuilt(layers)

@@ -10,7 +10,6 @@ ones, or a window's average.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from alexc.graph.graph import Graph, LrnForm
 from alexc.ops.norm import Lrn
@@ -27,6 +26,4 @@ def lrn_form(graph: Graph, form: LrnForm, layers: Collection[str] | None = None)
         across = isinstance(node.op, Lrn) and node.op.region == "across_channels"
         if across and (layers is None or node.name in layers):
             forms[node.name] = form
-    changed = replace(graph, forms=forms)
-    changed.check()
-    return changed
+    return graph.rebuilt(forms=forms)

@@ -37,15 +37,7 @@ def pool_before_relu(graph: Graph) -> Graph:
                 precisions[before] = precisions[name]
         else:
             layers.append((name, op, inputs))
-    return Graph.build(
-        graph.name,
-        graph.input_shape,
-        layers,
-        graph.outputs,
-        precisions,
-        graph.quantized,
-        graph.forms,
-    )
+    return graph.rebuilt(layers, precisions=precisions)
 
 
 def _pairs(graph: Graph) -> list[tuple[str, str]]:

@@ -31,6 +31,4 @@ def with_precision(
         precision = (named or {}).get(node.name, usual)
         if precision != "fp32":
             chosen[node.name] = precision
-    return Graph.build(
-        graph.name, graph.input_shape, graph.layers(), graph.outputs, chosen, forms=graph.forms
-    )
+    return graph.rebuilt(precisions=chosen)

@@ -12,6 +12,4 @@ def up_to(graph: Graph, layer: str) -> Graph:
         if node.name in needed:
             needed.update(node.inputs)
     layers = [entry for entry in graph.layers() if entry[0] in needed]
-    precisions = {name: p for name, p in graph.precisions.items() if name in needed}
-    quantized = {name: q for name, q in graph.quantized.items() if name in needed}
-    return Graph.build(graph.name, graph.input_shape, layers, (layer,), precisions, quantized)
+    return graph.rebuilt(layers, outputs=(layer,))

@@ -82,15 +82,7 @@ def quantize(
             else None,
         )
     precisions = {name: p for name, p in graph.precisions.items() if name not in quantized}
-    return Graph.build(
-        graph.name,
-        graph.input_shape,
-        graph.layers(),
-        graph.outputs,
-        precisions,
-        quantized,
-        graph.forms,
-    )
+    return graph.rebuilt(precisions=precisions, quantized=quantized)
 
 
 def _ranged_result(graph: Graph, node: Node) -> str:

@@ -161,7 +161,7 @@ class Manifest:
 
     `inputs_digest` covers all that went into the build; a second build with the same one would
     make the same bundle. `spec` is the resolved spec as JSON, from which the graph can be built
-    again. `versions` are those of the tools that made it.
+    again. `versions` are those of the tools that made it. `precision` is that of the model.
     """
 
     alexc: str
@@ -177,6 +177,7 @@ class Manifest:
     engines: tuple[EngineRecord, ...]
     versions: Mapping[str, str]
     verification: Verification
+    precision: str = "fp32"
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -262,6 +263,7 @@ def render(manifest: Manifest) -> bytes:
         "outputs": [asdict(output) for output in manifest.outputs],
         "preprocess": asdict(manifest.preprocess) if manifest.preprocess else None,
         "labels": manifest.labels,
+        "precision": manifest.precision,
         "engines": [asdict(record) for record in manifest.engines],
         "verification": {
             "passed": manifest.verification.passed,
@@ -445,6 +447,7 @@ def _manifest(fields: _Fields) -> Manifest:
         outputs=fields.listing("outputs", _output),
         preprocess=fields.optional("preprocess", _preprocess),
         labels=None if labels is None else fields.texts("labels"),
+        precision=fields.text("precision"),
         engines=fields.listing("engines", _engine),
         verification=_verification(fields.object("verification")),
         versions=fields.text_map("versions"),

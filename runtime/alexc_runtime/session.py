@@ -232,9 +232,7 @@ def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecor
     records = [record for record in manifest.engines if record.engine == name]
     usable = [record for record in records if record.path is not None]
     if not ENGINES[name].needs_plan and not records:
-        of_model = [record for record in manifest.engines if record.path == MODEL]
-        written_in = of_model[0].precision if of_model else "fp32"
-        usable = [EngineRecord(name, written_in, "not verified by the build", MODEL)]
+        usable = [EngineRecord(name, manifest.precision, "not verified by the build", MODEL)]
     matching = [record for record in usable if precision in (None, record.precision)]
     if matching:
         return matching[0]
