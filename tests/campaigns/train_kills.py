@@ -25,7 +25,7 @@ from alexc.train import checkpoint
 from tests.train_nets import DATA, small_net
 
 _EPOCHS = 80  # of five steps
-_MOST_STEPS = 30  # between two kills
+_MOST_STEPS = 15  # between two kills, so that the run outlives them all
 
 
 def command(folder: Path, out: Path, workers: int) -> list[str]:
@@ -61,17 +61,18 @@ def campaign(folder: Path, kills: int, workers: int, chance: np.random.Generator
     while done < kills:
         process = _started(command(folder, killed, workers))
         before = step_of(killed)
-        # Half of the kills fall anywhere in a start, half some steps later.
+        # Half of the kills fall anywhere in a start, the others some steps later.
         deadline = time.monotonic() + (60.0 if done % 2 else start * float(chance.uniform()))
         steps = int(chance.integers(1, _MOST_STEPS))
         while process.poll() is None and time.monotonic() < deadline:
-            if done % 2 and step_of(killed) >= before + steps:
+            if step_of(killed) >= before + steps:
                 break
             time.sleep(0.005)
         time.sleep(float(chance.uniform(0, 0.05)))
         if process.poll() is not None:
-            print(f"{workers} workers: the run ended before kill {done + 1}")
-            return False
+            raise SystemExit(
+                f"{workers} workers: the run ended before kill {done + 1}: run it again"
+            )
         for number in family(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
