@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def _labels(spec: Spec, graph: Graph | None, faults: list[Diagnostic]) -> tuple[
                 )
                 faults.append(Diagnostic("labels/file", message, node.place))
             else:
-                labels = tuple(text.decode().splitlines())
+                # Only these end a line; a label may hold any other sign.
+                labels = tuple(re.split(r"\r\n|\n", text.decode("utf-8-sig").rstrip("\r\n")))
         except AlexcError as error:
             faults.extend(error.diagnostics)
         except (OSError, UnicodeDecodeError) as error:

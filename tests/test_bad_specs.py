@@ -43,7 +43,7 @@ SOURCES = [
     *(ROOT / "alexc" / "cli" / f"{name}.py" for name in ("check", "diff", "new", "schema")),
 ]
 # Usage faults have no spec; tests/test_cli_language.py holds their texts.
-USAGE = {"file/missing", "file/unreadable", "new/exists", "new/name", "new/unwritable"}
+USAGE = {"file/missing", "file/unreadable", "new/exists", "new/name"}
 
 HEAD = "alexc: 1\nname: small\ninput: {channels: 3, height: 32, width: 32}\n"
 

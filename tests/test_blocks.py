@@ -157,3 +157,14 @@ def test_the_layer_after_a_wrong_use_does_not_read_the_one_before_it(project: Pr
 def test_blocks_that_nobody_uses_are_judged_too(project: Project) -> None:
     text = HEAD + FIRE.replace("$expand", "$expnd") + "layers:\n  relu: relu\n"
     assert project.codes(text) == ["block/parameter", "block/parameter"]
+
+
+@pytest.mark.parametrize("names", ["inputs", "block", "n, n"])
+def test_a_parameter_that_no_use_could_give_is_refused(project: Project, names: str) -> None:
+    layers = "layers: {a: {op: linear, out_features: $n}}"
+    text = (
+        f"blocks: {{b: {{parameters: [{names}], {layers}}}}}\nlayers: {{x: {{block: b, n: 3}}}}\n"
+    )
+    head = "alexc: 1\nname: net\ninput: {channels: 1, height: 3, width: 3}\n"
+    codes = {diagnostic.code for diagnostic in project.said_of(head + text)}
+    assert "block/definition" in codes

@@ -221,7 +221,7 @@ def test_new_leaves_nothing_where_it_can_t_write(alexc: Alexc, project: Project)
     ran = alexc("new", "v", "--from", "base.yaml", "--out", "none/v.yaml")
     assert (ran.status, ran.err) == (
         2,
-        "error[new/unwritable]: none/v.yaml: No such file or directory\n\n",
+        "error[file/unwritable]: none/v.yaml: No such file or directory\n\n",
     )
     outside = project.folder.parent / "elsewhere" / "v.yaml"
     outside.parent.mkdir(exist_ok=True)

@@ -703,7 +703,7 @@ def spec(tmp_path: Path) -> Path:
 
 def test_inspect_writes_the_diagram_and_says_so(alexc: Alexc, spec: Path) -> None:
     target = spec.parent / "图.svg"
-    target.write_text("what was there before")
+    target.write_text("<svg>what was there before</svg>")
     ran = alexc("inspect", spec, "--diagram", target, "--json")
     assert ran.status == 0
     assert ran.json["name"] == "net"  # stdout holds the result alone
@@ -733,3 +733,11 @@ def test_a_bad_spec_leaves_the_old_diagram(alexc: Alexc, spec: Path) -> None:
     spec.write_text(spec.read_text().replace("kernel_size: 3", "kernel_size: 30"))
     assert alexc("inspect", spec, "--diagram", target).status == 1
     assert target.read_text() == "what was there before"
+
+
+def test_the_diagram_replaces_drawings_only(alexc: Alexc, spec: Path) -> None:
+    before = spec.read_text()
+    ran = alexc("inspect", spec, "--diagram", spec)
+    assert ran.status == 2
+    assert "exists and is no SVG file" in ran.err
+    assert spec.read_text() == before

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import logging
 import resource
+import signal
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
@@ -603,3 +604,18 @@ def test_gpus_are_counted_by_the_driver(
 def test_a_precision_that_is_none_is_a_mistake_of_the_caller(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fp7 is none of fp32, tf32"):
         tensorrt.build_plan(model, tmp_path / "net.plan", precision="fp7")
+
+
+def test_ctrl_c_in_the_middle_of_a_build_is_raised_after_it(
+    rtx: ModuleType,  # noqa: ARG001  (it skips where there is none)
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    """TensorRT swallows what its callbacks raise, and Ctrl-C comes in whichever runs."""
+
+    def interrupt(_done: float, _phase: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt.build_plan(model, tmp_path / "p.plan", progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -26,8 +26,12 @@ FIRES = [
     ),
     ("bias-before-batch-norm", "f: flatten|it: {op: linear, out_features: 4}|bn: batch_norm", ""),
     ("unused-layer", "a: relu|it: tanh|b: {op: relu, inputs: a}", ""),
-    ("fp16-overflow", f"a: relu|it: {LRN}", PIXELS),
-    ("fp16-overflow", f"it: {LRN}", "preprocess: {channels: bgr}\n"),
+    ("fp16-overflow", f"a: relu|it: {LRN}", PIXELS + "precision: {it: fp16}\n"),
+    (
+        "fp16-overflow",
+        f"it: {LRN}",
+        "preprocess: {channels: bgr}\nprecision: {it: fp16}\n",
+    ),
     (
         "heavy-layer",
         "f: flatten|it: {op: linear, out_features: 4000}|g: {op: linear, out_features: 5}",
@@ -66,7 +70,8 @@ def test_a_rule_fires_at_its_layer(project: Project, code: str, layers: str, res
     assert (warning.code, warning.severity) == (f"lint/{code}", "warning")
     assert warning.message.startswith(("it:", "it "))
     assert warning.place is not None
-    assert warning.place.source.lines[warning.place.line - 1].startswith("  it:")
+    line = warning.place.source.lines[warning.place.line - 1]
+    assert line.startswith(("  it:", "precision: {it:"))
 
 
 @pytest.mark.parametrize("layer", [None, "it"])

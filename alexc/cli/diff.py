@@ -12,6 +12,7 @@ from alexc.cli.terminal import JsonOption, console, print_json
 from alexc.frontend import load_net
 from alexc.graph.diff import LayerChange
 from alexc.graph.diff import diff as compare
+from alexc.ops.base import format_shape
 from alexc.spec.write import to_flow
 
 
@@ -26,20 +27,28 @@ def diff(
     """
     old, new = load_net(before).graph, load_net(after).graph
     changes = compare(old, new)
+    same = old.digest() == new.digest()
     totals = {
         "parameters": [old.parameter_count, new.parameter_count],
         "macs": [old.macs, new.macs],
     }
+    ends = {
+        "input": [format_shape(old.input_shape), format_shape(new.input_shape)],
+        "outputs": [", ".join(old.outputs), ", ".join(new.outputs)],
+    }
     if json:
         layers = [asdict(change) for change in changes]
-        same = old.digest() == new.digest()
-        print_json({"a": old.name, "b": new.name, "same": same, **totals, "layers": layers})
+        print_json({"a": old.name, "b": new.name, "same": same, **ends, **totals, "layers": layers})
         return
     out = console()
-    if not changes:
+    if same:
         out.print(f"{old.name} and {new.name} are the same net")
         return
-    _print_changes(changes)
+    if changes:
+        _print_changes(changes)
+    for name, (earlier, later) in ends.items():
+        if earlier != later:
+            out.print(f"{name:<10} {earlier} → {later}")
     for name, (was, now) in totals.items():
         change = f"{was:,} → {now:,} ({now - was:+,})" if was != now else f"{now:,} in both"
         out.print(f"{name:<10} {change}")

@@ -59,9 +59,25 @@ def _write_diagram(graph: Graph, path: Path) -> None:
             f"{path} is a directory, and --diagram names the file to write",
             help=f"--diagram {path / graph.name}.svg",
         )
+    if path.exists() and not _is_drawing(path):
+        raise usage_fault(
+            "inspect/diagram",
+            f"{path} exists and is no SVG file",
+            help="--diagram replaces drawings only; name another file",
+        )
     with whole_file(path) as file:
         file.write(svg(graph).encode())
     print(f"{path}: a drawing of {graph.name}", file=sys.stderr)
+
+
+def _is_drawing(path: Path) -> bool:
+    """Whether the file may be replaced by a drawing: it is one, or empty."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError:
+        return False
+    return not start or b"<svg" in start
 
 
 def _as_json(net: Net) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 
 from alexc.cli.terminal import JsonOption, print_json
 from alexc.diagnostics import AlexcError, usage_fault
+from alexc.files import whole_file
 from alexc.frontend import Net, load_net
 from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
@@ -96,15 +97,12 @@ def _relative(file: Path, folder: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
+    if path.exists():
         raise usage_fault(
             "new/exists", f"{path} exists already", help="choose another name, or remove it"
-        ) from None
-    except OSError as error:
-        raise usage_fault("new/unwritable", f"{path}: {error.strerror}") from None
+        )
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _refuse_bad_name(name: str) -> None:

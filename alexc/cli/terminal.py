@@ -30,7 +30,7 @@ def wants_color(stream: TextIO) -> bool:
 
 
 def print_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
-    """All diagnostics on stderr, then how many there are."""
+    """The first diagnostics on stderr, and how many more there are."""
     color = wants_color(sys.stderr)
     for diagnostic in diagnostics[:_MOST_SHOWN]:
         print(render(diagnostic, color=color), end="\n\n", file=sys.stderr)

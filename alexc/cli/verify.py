@@ -29,7 +29,10 @@ def verify(
         typer.Option("--backend", metavar="NAME", help="Only this backend; may be repeated."),
     ] = None,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", min=1, help="Images in the synthetic batch.")
+        int,
+        typer.Option(
+            "--batch", metavar="N", min=1, max=1024, help="Images in the synthetic batch."
+        ),
     ] = 2,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="What synthetic images come from.")

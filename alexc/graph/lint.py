@@ -154,11 +154,13 @@ def _unused_layer(spec: Spec, graph: Graph) -> _Found:
 def _fp16_overflow(spec: Spec, graph: Graph) -> _Found:
     """Local response normalisation squares its input, which overflows fp16 above 255.
 
-    Found by what the inputs may be: pixels of large magnitude that reach the layer through nothing
-    that bounds them.
+    A build keeps these layers in fp32; only a spec's own `precision` can make one fp16. Whether
+    that is a risk shows in what the inputs may be: pixels of large magnitude that reach the layer
+    through nothing that bounds them.
     """
     preprocess = spec.header.preprocess
-    if preprocess is None:
+    narrow = {name for name, precision in spec.header.precision.items() if precision == "fp16"}
+    if preprocess is None or not narrow:
         return
     means = preprocess.mean or (0.0,)
     deviations = preprocess.std or (1.0,) * len(means)
@@ -172,14 +174,14 @@ def _fp16_overflow(spec: Spec, graph: Graph) -> _Found:
     for node in graph.nodes:
         if not unbounded.intersection(node.inputs):
             continue
-        if isinstance(node.op, Lrn):
+        if isinstance(node.op, Lrn) and node.name in narrow:
             yield (
                 _warning(
                     "lint/fp16-overflow",
-                    f"{node.name}: its squares may overflow in fp16, which ends at 65504 "
-                    f"({_FP16_SQUARE_LIMIT:.0f}²), for inputs reach ±{peak:.0f}",
-                    place=spec.place("layers", node.name, key=True),
-                    help="scale the input, or keep this layer in fp32",
+                    f"{node.name}: its squares may overflow in fp16, which ends at 65504, "
+                    f"the square of {_FP16_SQUARE_LIMIT}; the net's inputs reach ±{peak:.0f}",
+                    place=spec.place("precision", node.name),
+                    help=f"leave {node.name} out of `precision`, which keeps it in fp32",
                 ),
                 node.name,
             )

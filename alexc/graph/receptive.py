@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alexc.graph.graph import INPUT, Graph, Node
 from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
 from alexc.ops.norm import Lrn
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 
@@ -24,7 +25,7 @@ def receptive_fields(graph: Graph) -> dict[str, Field]:
     for node in graph.nodes:
         field = _largest([fields[source] for source in node.inputs])
         jump = _largest([jumps[source] for source in node.inputs])
-        if len(node.shape) == 1:
+        if isinstance(node.op, Linear):
             fields[node.name], jumps[node.name] = whole, jump
             continue
         taps, stride = _window(node)

@@ -151,6 +151,12 @@ def _definition(name: str, entry: Entry, faults: list[Diagnostic]) -> _Block | N
             faults.append(Diagnostic("block/definition", message, given.place, help=help))
             return None
         parameters = dict.fromkeys(names)
+        for name_, item in zip(names, items, strict=True):
+            if name_ in ("block", "inputs") or names.count(name_) > 1:
+                why = "is given twice" if names.count(name_) > 1 else "is a key of every use"
+                message = f"{shown}: the parameter {clip(name_)} {why}"
+                faults.append(Diagnostic("block/definition", message, item.place))
+                return None
         if len(names) > MAX_PARAMETERS:
             message = f"{shown} has {len(names)} parameters; at most {MAX_PARAMETERS} are allowed"
             faults.append(Diagnostic("block/definition", message, given.place))

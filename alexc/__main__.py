@@ -1,0 +1,42 @@
+"""The `alexc` script, and `python -m alexc`.
+
+Apart from the command line itself, so that an interrupt is answered from the first moment on, also
+while that is being imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; 130 if it is interrupted, 1 if its output can't be written."""
+    try:
+        if sys.stdout is None or sys.stderr is None:  # closed by the caller: `alexc … >&-`
+            sys.stdout, sys.stderr = (
+                stream or open(os.devnull, "w")  # noqa: PTH123, SIM115  (open to the end)
+                for stream in (sys.stdout, sys.stderr)
+            )
+        from alexc.cli.main import main as run
+
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        _leave(130)
+    except OSError as error:
+        # Files have their own diagnostics; what is left is the output.
+        sys.stderr.write(f"alexc: the output can't be written: {error.strerror or error}\n")
+        _leave(1)
+
+
+def _leave(status: int) -> None:
+    """Exit without flushing stdout again, which would fail again."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (the interpreter closes it)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
