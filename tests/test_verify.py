@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alexc.diagnostics import UsageError
+from alexc.diagnostics import AlexcError, UsageError
 from alexc.graph.graph import INPUT, Graph
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.base import Padding
@@ -373,6 +373,14 @@ def test_what_a_backend_prints_is_no_answer(net: Written, among_backends: Any) -
     report = verify(net.graph, net.weights, None, backends=[among_backends(Talkative)])
     assert report.backends[0].status == "ran"
     assert report.passed
+
+
+def test_a_temporary_folder_without_room_is_a_fault(
+    net: Written, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(AlexcError, match="verify/temporary-folder"):
+        verify(net.graph, net.weights, None, backends=["torch"])
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:

@@ -37,8 +37,6 @@ _IMAGES_ALONE = 2
 # Seconds that a backend may take for one step. None of them needs a tenth of it for AlexNet.
 PATIENCE = 120.0
 
-_WEIGHTS = "weights.safetensors"
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -97,7 +95,7 @@ def verify(
         readers = _readers(subject.model, stack if isolate else None, patience)
         crew = None
         if isolate and running:
-            file = None if in_file or model is None else model.parent / _WEIGHTS
+            file = None if in_file else _weights_file(subject)
             crew = stack.enter_context(Crew(running, subject, file, patience))
         say("computing the reference")
         plain = narrow = _Standard(graph, weights, images, seed)
@@ -221,6 +219,15 @@ def _model_faults(subject: Subject, kind: type[Backend] = Backend) -> dict[str, 
     wanted = {name: subject.weights[name] for name in subject.written.parameters}
     model = kind.model_file(subject.model)
     return different_weights(wanted, parameters(model, subject.written))
+
+
+def _weights_file(subject: Subject) -> Path | None:
+    if subject.model is None:
+        return None
+    from alexc.verify.onnx_parts import weights_file
+
+    # Of the graph as trained, of which the model's may have fewer.
+    return weights_file(subject.model, subject.graph)
 
 
 def _images(

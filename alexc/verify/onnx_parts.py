@@ -58,6 +58,23 @@ def parameters(model: Path, graph: Graph) -> dict[str, NDArray[np.float32]]:
     return found
 
 
+def weights_file(model: Path, graph: Graph) -> Path | None:
+    """The one file beside the model that all of the graph's weights lie in; None if there is none.
+
+    It is taken to be a safetensors file if its name says so.
+    """
+    from onnx.external_data_helper import ExternalDataInfo
+
+    places = set()
+    for tensor in _load(model).graph.initializer:
+        if tensor.name in graph.parameters:
+            place: Any = ExternalDataInfo(tensor)
+            places.add(str(place.location))
+    if len(places) != 1 or not (name := places.pop()).endswith(".safetensors"):
+        return None
+    return model.parent / name
+
+
 def given_name(layer: str, source: str) -> str:
     """What the input `source` of `layer` is called where the layers are detached."""
     return f"{source} -> {layer}"

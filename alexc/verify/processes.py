@@ -5,20 +5,20 @@ A worker that crashes or hangs loses the steps it did not get to, and nothing el
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from types import TracebackType
 from typing import Self
 
+from alexc.diagnostics import fault
+from alexc.verify import python
 from alexc.verify.answers import Answer, Request, Step
 from alexc.verify.backends import Backend, Subject
 from alexc.verify.exchange import Exchange
@@ -60,20 +60,12 @@ class Worker:
         self._exchange = exchange
         self._patience = patience
         self._errors = (exchange.folder / f"{kind.name}.stderr").open("wb+")
-        # The worker finds what its parent finds, a backend in a test's folder too.
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "alexc.verify.worker",
-                str(exchange.folder),
-                f"{kind.__module__}:{kind.__qualname__}",
-            ],
+            python.command("alexc.verify.worker", str(exchange.folder), _name(kind)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": path},
+            env=python.environment(),
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -87,7 +79,8 @@ class Worker:
     def ask(self, request: Request) -> Iterator[Answer | Ended]:
         """The worker's answers, step by step; an Ended in place of those that did not come."""
         name = f"{self._kind.name}-request"
-        self._exchange.put_request(name, request, self._subject)
+        with _full_disk():
+            self._exchange.put_request(name, request, self._subject)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{name}\n".encode())
@@ -133,6 +126,24 @@ class Worker:
                     stream.close()
 
 
+def _name(kind: type[Backend]) -> str:
+    """What `worker.backend_class` makes the class of again."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Tell of a temporary folder without room as of what the user can mend."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(
+            "verify/temporary-folder",
+            f"the temporary folder {gettempdir()} can't be written: {error.strerror or error}",
+            help="make room there, or set TMPDIR to another folder",
+        ) from error
+
+
 class Crew:
     """The backends of one verification, each in a process of its own, asked one after the other.
 
@@ -156,15 +167,18 @@ class Crew:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="alexc-verify-")))
-        self._exchange = Exchange(folder)
-        file = self._weights_file
-        if file is None:
-            file = folder / "weights.safetensors"
-            store.write(file, self._subject.weights)
-        self._exchange.put_subject(self._subject, file)
-        for kind in self._kinds[:2]:
-            self._start(kind)
+        with _full_disk(), self._stack:
+            temporary = TemporaryDirectory(prefix="alexc-verify-", ignore_cleanup_errors=True)
+            folder = Path(self._stack.enter_context(temporary))
+            self._exchange = Exchange(folder)
+            file = self._weights_file
+            if file is None:
+                file = folder / "weights.safetensors"
+                store.write(file, self._subject.weights)
+            self._exchange.put_subject(self._subject, file)
+            for kind in self._kinds[:2]:
+                self._start(kind)
+            self._stack = self._stack.pop_all()  # all went well: closed at the end, not here
         return self
 
     def __exit__(

@@ -18,6 +18,7 @@ from typing import Any
 
 from alexc.diagnostics import AlexcError
 from alexc.graph.graph import Graph, Precision
+from alexc.verify import python
 
 Shape = tuple[int | None, ...]  # None is the batch
 
@@ -104,9 +105,12 @@ class Reader:
 
     def __init__(self, name: str, model: Path) -> None:
         self.name = name
-        command = [sys.executable, "-m", "alexc.verify.shapes", str(model), name]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+            python.command("alexc.verify.shapes", str(model.absolute()), name),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=python.environment(),
         )
 
     def read(self, patience: float) -> Reading:
