@@ -69,7 +69,7 @@ def test_a_form_among_all_ops_and_in_every_engine(form: LrnForm, tmp_path: Path)
     graph = lrn_form(inference(every_op("fc")), form)
     path = save(graph, tmp_path)
     assert_is_the_reference(graph, path)
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": False}
     images = images_for(graph, 3)
     result = openvino.Core().compile_model(str(path), "CPU", settings)(images)["fc"]
     expected = reference(graph, weights_for(graph), images)["fc"]

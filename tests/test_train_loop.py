@@ -339,3 +339,9 @@ def _wait_for_a_step(folder: Path, step: int, process: subprocess.Popen[bytes]) 
         if any(name.isdecimal() and int(name) > step for name in names):
             return
         time.sleep(0.01)
+
+
+def test_a_run_leaves_denormals_to_those_after_it(tmp_path: Path) -> None:
+    """Flushing them is a setting of the thread, which numpy's float64 reference would feel too."""
+    run(small_net(tmp_path), tmp_path / "run", "train.epochs=1")
+    assert np.array([1e-310]) * 0.5 > 0
