@@ -22,6 +22,7 @@ from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
 from alexc.verify.answers import Answer, Request, answers, different_weights
 from alexc.verify.backends import BACKENDS, Backend, Subject, Trial
+from alexc.verify.blas import one_thread
 from alexc.verify.compare import compare, first_divergence
 from alexc.verify.grid import off_ties, weight_steps
 from alexc.verify.overflow import overflow_note
@@ -97,6 +98,8 @@ def verify(
         if isolate and running:
             file = None if in_file else _weights_file(subject)
             crew = stack.enter_context(Crew(running, subject, file, patience))
+        if crew is not None:
+            stack.enter_context(one_thread())
         say("computing the reference")
         plain = narrow = _Standard(graph, weights, images, seed)
         if subject.written.precisions or subject.written.quantized:

@@ -6,7 +6,6 @@ is what the reference reads too: weights and inputs are float32 numbers cast up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,8 +83,7 @@ def expect(
             result = result_on_grid(result, grid, by_lot(generator, result.shape, images))
         result = result.reshape(draws + 1, images, *node.shape)
         departures = np.abs(result[1:] - result[0]).reshape(draws, images, -1)
-        multiple = tolerance.factor(math.prod(node.shape), tolerance.independent(draws))
-        propagated = multiple * departures.max(axis=(0, 2))
+        propagated = tolerance.carried(departures)
         allowed = tolerance.own(local)
         if grid is not None and grid.output_step is not None:
             allowed = allowed + grid.output_step  # the neighbour on the grid is right too

@@ -28,6 +28,9 @@ UNLUCKY_DRAWS = 1e-4
 _DRAWN_MACS = 1.2e10
 FEWEST_DRAWS, MOST_DRAWS = 6, 32
 
+# Departures of one image that the fourth moment is taken of, about.
+_LOOKED_AT = 1 << 18
+
 _NORMAL = NormalDist()
 
 
@@ -44,15 +47,49 @@ def own(local: Rounding) -> Array:
     return allowed + local.floor
 
 
-def factor(elements: int, draws: int) -> float:
+def carried(departures: Array) -> Array:
+    """The tolerance for errors that come from earlier layers, for each image.
+
+    `departures` are what drawn errors did to a result: `(draws, images, elements)`, absolute, of
+    draws as `draw` makes them. The tolerance is the largest departure times `factor`. The fourth
+    moment over the square of the second is 3 for normal errors of one size, which is what those of
+    many layers add up to. It is 6 where they have kept Laplace's tails, and 3·n where only one of n
+    elements errs at all, so that the largest draw is one of few.
+    """
+    draws, images, elements = departures.shape
+    step = max(1, draws * elements // _LOOKED_AT)
+    drawn = independent(draws)
+    tolerances = np.zeros(images)
+    for image in range(images):
+        largest = float(departures[:, image].max(initial=0.0))
+        if largest == 0.0:
+            continue
+        # Every second draw is independent from element to element. Zeros are no errors: they are
+        # what a ReLU cuts off.
+        squares = (departures[::2, image, ::step] / largest) ** 2
+        squares = squares[squares > 0]
+        erring = max(1, squares.size * step // drawn)
+        moment = 3.0 * erring
+        if squares.size:
+            moment = float((squares**2).mean() / squares.mean() ** 2)
+        tail = min(max((moment - 3) / 3, 0.0), 1.0)
+        few = max(1, round(3 * erring / moment))
+        multiple = max(factor(erring, drawn, tail), factor(few, drawn))
+        tolerances[image] = multiple * largest
+    return tolerances
+
+
+def factor(elements: int, draws: int, tail: float = 0.0) -> float:
     """The tolerance over the largest error drawn, for a tensor of so many elements.
 
-    In the whole net the errors of many layers add up to nearly normal ones. The factor is the
-    quantile that none of the elements exceeds, but by FALSE_ALARM, over what the largest of all
-    drawn errors reaches, but by UNLUCKY_DRAWS.
+    It is the quantile that none of the elements exceeds, but by FALSE_ALARM, over what the largest
+    of all drawn errors reaches, but by UNLUCKY_DRAWS: between that of normal errors (`tail` 0) and
+    that of errors with Laplace's tails (`tail` 1).
     """
-    below = UNLUCKY_DRAWS ** (1 / (elements * draws))
-    return _normal_quantile(elements) / _NORMAL.inv_cdf((1 + below) / 2)
+    log_below = math.log(UNLUCKY_DRAWS) / (elements * draws)  # of the chance to be below, each
+    normal = _normal_quantile(elements) / _NORMAL.inv_cdf((1 + math.exp(log_below)) / 2)
+    long = math.log(elements / FALSE_ALARM) / -math.log(-math.expm1(log_below))
+    return (1 - tail) * normal + tail * long
 
 
 def _normal_quantile(elements: int) -> float:
