@@ -201,6 +201,16 @@ def test_verify_takes_photographs_and_one_backend(alexc: Alexc, built: Path, pho
     assert "torch" not in ran.out
 
 
+def test_verify_writes_a_page(alexc: Alexc, built: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert alexc("verify", built, "--backend", "onnxruntime", "--html", page).status == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<svg" in text
+    assert "norm1" in text
+    ran = alexc("verify", built, "--backend", "onnxruntime", "--html", tmp_path / "spec.yaml")
+    assert ran.status == 2
+
+
 def test_a_backend_that_is_not_installed_is_wrong_usage(
     alexc: Alexc, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

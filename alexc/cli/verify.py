@@ -37,6 +37,12 @@ def verify(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="What synthetic images come from.")
     ] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Also write the report as a page to this file."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Cross-check a bundle on this machine: every layer of every backend against the reference.
@@ -82,6 +88,8 @@ def verify(
             batch=batch,
             progress=progress,
         )
+    if html is not None:
+        _write_page(report, html, opened.manifest.name)
     if json:
         print_json(report.to_json())
     else:
@@ -111,35 +119,50 @@ def _graph(bundle: Bundle) -> Graph:
     return graph
 
 
+def _write_page(report: Report, path: Path, name: str) -> None:
+    """Write the page, whole or not at all; it replaces pages only."""
+    from alexc.files import whole_file
+    from alexc.verify.page import page
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise usage_fault("verify/html", f"{path} is no .html file", help="--html report.html")
+    with whole_file(path) as file:
+        file.write(page(report, name).encode())
+
+
 def _print(report: Report) -> None:
     out = console()
     out.print(_table(report))
     for result in report.backends:
-        verdict = {True: "verified", False: "DIVERGES", None: "not run"}[result.passed]
-        out.print(f"{result.backend:<16} {verdict}: {result.status}")
+        verdict = {True: "verified: ", False: "DIVERGES: ", None: ""}[result.passed]
+        out.print(f"{result.backend:<16} {verdict}{result.status}")
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
     out.print("passed" if report.passed else "FAILED")
 
 
 def _table(report: Report) -> Table:
-    """A line a layer: for each backend its largest error, as a share of what is tolerated there."""
+    """A line a layer: for each backend its largest error, as a share of what is tolerated there.
+
+    Readers of shapes have no errors to show, unless they disagree.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer")
-    backends = list(dict.fromkeys(row.backend for row in report.rows))
+    rows = [row for row in report.rows if row.check != "shapes" or not row.passed]
+    backends = list(dict.fromkeys(row.backend for row in rows))
     for backend in backends:
         table.add_column(f"{backend}: max error", justify="right")
         table.add_column("of tolerance", justify="right")
     worst: dict[tuple[str, str], Row] = {}
-    for row in report.rows:
+    for row in rows:
         key = (row.layer, row.backend)
         if key not in worst or _share(row) > _share(worst[key]):
             worst[key] = row
     # The whole net's rows come in the order of the data; those of single layers may not.
-    ordered = sorted(report.rows, key=lambda row: row.check != "end_to_end")
+    ordered = sorted(rows, key=lambda row: row.check != "end_to_end")
     for layer in dict.fromkeys(row.layer for row in ordered):
         cells = []
         for backend in backends:
