@@ -274,6 +274,20 @@ def test_the_same_seed_gives_the_same_tolerances() -> None:
     assert (first.tolerances["layer2"] != other.tolerances["layer2"]).any()
 
 
+def test_images_that_are_evaluated_apart_are_as_those_evaluated_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = chain(Linear(out_features=9), Relu(), Linear(out_features=5), shape=(7,))
+    weights = {n: normal(*p.shape) for n, p in graph.parameters.items()}
+    together = expect(graph, weights, normal(5, 7))
+    monkeypatch.setattr("alexc.verify.reference._ROWS_OF_A_TENSOR", 600)
+    apart = expect(graph, weights, normal(5, 7))
+    np.testing.assert_allclose(apart.values["layer2"], together.values["layer2"], rtol=1e-12)
+    ratio = apart.tolerances["layer2"] / together.tolerances["layer2"]
+    assert ratio.shape == (5, 5)
+    assert 0.3 < ratio.min() <= ratio.max() < 3
+
+
 def test_images_do_not_lend_each_other_tolerance() -> None:
     graph = chain(Linear(out_features=9), Linear(out_features=5), shape=(7,))
     weights = {n: normal(*p.shape) for n, p in graph.parameters.items() if "weight" in n}

@@ -6,6 +6,7 @@ is what the reference reads too: weights and inputs are float32 numbers cast up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from alexc.verify.rounding import Call, Rounding, Weights, rounding
 # A linear layer is evaluated in slices of its units with about this many weights each, so that its
 # weights never lie in memory whole in float64.
 _SLICE = 1 << 22
+
+# So many numbers of one tensor, for all images and draws of a pass: 256 MB.
+_ROWS_OF_A_TENSOR = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,37 @@ def expect(
     is rounded stochastically there: the least error decides which neighbour a number near a tie
     goes to, so that after some layers any two backends round as if by lot.
     """
+    draws = tolerance.draws_for(graph.macs, len(inputs))
+    largest = max(math.prod(shape) for shape in graph.shapes.values())
+    at_once = max(1, _ROWS_OF_A_TENSOR // ((draws + 1) * largest))
+    parts = [
+        _expect(graph, weights, inputs[first : first + at_once], precisions, draws, (seed, first))
+        for first in range(0, len(inputs), at_once)
+    ]
+    return Expectation(
+        _joined([part.values for part in parts]),
+        _joined([part.tolerances for part in parts]),
+        _joined([part.peaks for part in parts]),
+    )
+
+
+def _joined(parts: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """The images of all parts as one batch."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _expect(
+    graph: Graph,
+    weights: Weights,
+    inputs: NDArray[np.float32],
+    precisions: Mapping[str, Precision] | None,
+    draws: int,
+    seed: tuple[int, int],
+) -> Expectation:
+    """What `expect` gives, for images that are evaluated in one pass."""
     images = len(inputs)
-    draws = tolerance.draws_for(graph.macs, images)
     generator = np.random.default_rng(seed)
     rows: dict[str, Array] = {INPUT: np.repeat(inputs.astype(np.float64)[np.newaxis], draws + 1, 0)}
     values, tolerances, peaks = {INPUT: rows[INPUT][0]}, {}, {}
