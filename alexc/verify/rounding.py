@@ -110,7 +110,7 @@ def _weighted_sum(call: Call) -> Rounding:
     sigma = np.sqrt(VARIANCE * way / 3) * roots
     wandering = np.sqrt(VARIANCE * call.squares / 6) * roots
     if precision.operand or precision.result > precision.sum:
-        operands = 2 * VARIANCE * precision.operand**2 * call.squares
+        operands = 2 * WORST_VARIANCE * precision.operand**2 * call.squares
         operands = operands + WORST_VARIANCE * precision.operand**2 * bias**2
         result = WORST_VARIANCE * precision.result**2 * call.value**2
         sigma = np.sqrt(sigma**2 + operands + result)
