@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,9 @@ def load(path: Path) -> onnx.ModelProto:
 
     Raises UsageError if there is no such file, AlexcError `engine/model` if it is no ONNX model.
     """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
     try:
         model: onnx.ModelProto = onnx.load_model(path, format="protobuf", load_external_data=False)
     except FileNotFoundError:
@@ -43,6 +48,8 @@ def load(path: Path) -> onnx.ModelProto:
 
 def model_input(path: Path, model: onnx.ModelProto) -> Input:
     """The one input that is no weight. AlexcError if there are more, or its shape is open."""
+    import onnx
+
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
