@@ -59,8 +59,9 @@ def main() -> int:
             for result in report.backends:
                 if result.status not in ("ran", "shapes read; not run"):
                     print(f"seed {seed}: {result.backend}: {result.status}")
-            failed = [row for row in report.rows if not row.passed]
-            if failed and all("not finite" in (row.message or "") for row in failed):
+            first = report.first_divergence
+            at_first = [r for r in report.rows if first and r.layer == first.layer and not r.passed]
+            if at_first and all("not finite" in (row.message or "") for row in at_first):
                 breakdowns += 1
             elif not report.passed:
                 alarms += 1
