@@ -97,3 +97,21 @@ class Poisoned(Exact):
         found = super().tensors(images)
         found["second"].reshape(-1)[7] = np.nan
         return found
+
+
+class Quiet(Exact):
+    """Ends as if all were well, before it has computed the net."""
+
+    name: ClassVar[str] = "quiet"
+
+    def tensors(self, images: NDArray[np.float32]) -> Tensors:  # noqa: ARG002
+        os._exit(0)
+
+
+class Forgetful(Exact):
+    """Gives no outputs of the shipped artifact, and no reason."""
+
+    name: ClassVar[str] = "forgetful"
+
+    def shipped(self, images: NDArray[np.float32]) -> Tensors:  # noqa: ARG002
+        return {}

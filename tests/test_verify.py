@@ -29,7 +29,16 @@ from alexc.verify.compare import compare
 from alexc.verify.inputs import KINDS, batch
 from alexc.verify.page import page
 from alexc.weights import store
-from tests.broken_backends import Crashing, Exact, Hanging, Leaving, Poisoned, Talkative
+from tests.broken_backends import (
+    Crashing,
+    Exact,
+    Forgetful,
+    Hanging,
+    Leaving,
+    Poisoned,
+    Quiet,
+    Talkative,
+)
 from tests.campaigns.false_alarms import verify_random_net
 
 Weights = dict[str, NDArray[np.float32]]
@@ -350,6 +359,24 @@ def test_a_crash_is_the_backends_own(net: Written, among_backends: Any) -> None:
     assert kept == {"parameters", "alone", "provoked"}
 
 
+def test_ending_well_and_too_early_is_not_passing(net: Written, among_backends: Any) -> None:
+    report = verify(net.graph, net.weights, None, backends=[among_backends(Quiet)])
+    assert report.backends[0].status == "crashed: exit status 0 while computing the whole net"
+    assert report.backends[0].passed is False
+    assert not report.passed
+
+
+def test_without_the_shipped_outputs_nothing_has_passed(net: Written, among_backends: Any) -> None:
+    report = net.verify(backends=[among_backends(Forgetful)])
+    assert not report.passed
+    row = next(row for row in report.rows if not row.passed)
+    assert (row.layer, row.check, row.message) == (
+        "prob",
+        "shipped",
+        "forgetful has no tensor prob",
+    )
+
+
 def test_a_backend_that_hangs_is_ended(net: Written, among_backends: Any) -> None:
     names = [among_backends(Hanging), among_backends(Exact)]
     report = verify(net.graph, net.weights, None, backends=names, patience=3)
@@ -433,6 +460,16 @@ def test_rounding_does_not_turn_a_verdict(worst: float) -> None:
     row = compare("a", "b", "alone", expected + 0.1 * worst, expected, allowed)
     assert row.max_abs is not None
     assert row.passed == (row.max_abs <= row.tolerance) == (0.1 * worst <= 0.1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_reference_or_tolerance_that_is_not_finite_fails(bad: float) -> None:
+    good, wrong = np.ones((1, 2)), np.array([[1.0, bad]])
+    for expected, allowed in ((good, wrong), (wrong, good), (wrong, wrong)):
+        row = compare("a", "b", "alone", good, expected, allowed)
+        assert not row.passed
+        assert row.message == "the reference or its tolerance is not finite"
+        json.dumps(row.to_json(), allow_nan=False)
 
 
 def test_another_shape_is_told_with_both() -> None:

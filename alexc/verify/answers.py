@@ -61,20 +61,35 @@ def answers(backend: Backend, request: Callable[[], Request]) -> Iterator[Answer
     if opened.unsupported:
         return
     asked = request()
-    steps: list[tuple[Step, Callable[[], Answer]]] = [
-        ("parameters", lambda: _parameters(backend)),
-        ("alone", lambda: _alone("alone", backend, asked.alone)),
-        ("provoked", lambda: _alone("provoked", backend, asked.provoked)),
-        ("end_to_end", lambda: Answer("end_to_end", backend.tensors(asked.images))),
-        ("shipped", lambda: _shipped(backend, asked.images, None)),
-        *(("shipped", partial(_shipped, backend, asked.images, size)) for size in asked.sizes),
+    take: dict[Step, Callable[[int | None], Answer]] = {
+        "parameters": lambda _: _parameters(backend),
+        "alone": lambda _: _alone("alone", backend, asked.alone),
+        "provoked": lambda _: _alone("provoked", backend, asked.provoked),
+        "end_to_end": lambda _: Answer("end_to_end", backend.tensors(asked.images)),
+        "shipped": lambda size: _shipped(backend, asked.images, size),
+        "samples": lambda _: _samples(backend, asked.samples),
+    }
+    for step, size in steps_after(opened, asked):
+        yield _take(step, partial(take[step], size))
+
+
+def steps_after(opened: Answer, request: Request) -> list[tuple[Step, int | None]]:
+    """The steps that follow the opening, each with how many images it is of, None being all."""
+    if opened.unsupported:
+        return []
+    if opened.failure is not None:  # layers can be run alone all the same
+        return [("alone", None), ("provoked", None)]
+    whole: list[tuple[Step, int | None]] = [
+        ("parameters", None),
+        ("alone", None),
+        ("provoked", None),
+        ("end_to_end", None),
+        ("shipped", None),
     ]
-    if (samples := asked.samples) is not None:
-        steps.append(("samples", lambda: Answer("samples", backend.shipped(samples))))
-    for step, take in steps:
-        if opened.failure is not None and step not in ("alone", "provoked"):
-            continue
-        yield _take(step, take)
+    whole += [("shipped", size) for size in request.sizes]
+    if request.samples is not None:
+        whole.append(("samples", None))
+    return whole
 
 
 def _take(step: Step, take: Callable[[], Answer]) -> Answer:
@@ -91,6 +106,10 @@ def _take(step: Step, take: Callable[[], Answer]) -> Answer:
 
 def _shipped(backend: Backend, images: NDArray[np.float32], size: int | None) -> Answer:
     return Answer("shipped", backend.shipped(images[:size]), images=size)
+
+
+def _samples(backend: Backend, images: NDArray[np.float32] | None) -> Answer:
+    return Answer("samples", {} if images is None else backend.shipped(images))
 
 
 def _open(backend: Backend) -> Answer:

@@ -36,9 +36,12 @@ def compare(
 
     allowed = np.broadcast_to(tolerance, expected.shape)
     widest = float(allowed.max(initial=0.0))
+    widest = widest if math.isfinite(widest) else 0.0
     if got.shape != expected.shape:
         shapes = f"{format_shape(got.shape)} and not {format_shape(expected.shape)}"
         return row(f"the result has the shape {shapes}", None, None, widest)
+    if not (np.isfinite(expected).all() and np.isfinite(allowed).all()):
+        return row("the reference or its tolerance is not finite", None, None, 0.0)
     finite = np.isfinite(got)
     if not finite.all():
         message = _not_finite(got, finite, peaks, largest)

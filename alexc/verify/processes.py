@@ -19,24 +19,21 @@ from typing import Self
 
 from alexc.diagnostics import fault
 from alexc.verify import python
-from alexc.verify.answers import Answer, Request, Step
+from alexc.verify.answers import Answer, Request, Step, steps_after
 from alexc.verify.backends import Backend, Subject
 from alexc.verify.exchange import Exchange
 from alexc.weights import store
 
-# What a worker does after each of its steps, for the message when it does not get there.
-_NEXT: dict[Step | None, str] = {
-    None: "being loaded",
-    "open": "comparing weights",
-    "parameters": "computing layers alone",
-    "alone": "computing provoked layers",
-    "provoked": "computing the whole net",
-    "end_to_end": "computing the outputs",
-    "shipped": "computing samples",
-    "samples": "ending",
+# What a worker is doing in each step, for the message when it does not come to its end.
+_DOING: dict[Step, str] = {
+    "open": "being loaded",
+    "parameters": "comparing weights",
+    "alone": "computing layers alone",
+    "provoked": "computing provoked layers",
+    "end_to_end": "computing the whole net",
+    "shipped": "computing the outputs",
+    "samples": "computing samples",
 }
-# After its last answer a worker has nothing to do but to end; engines may free memory for a while.
-_LAST: tuple[Step, ...] = ("shipped", "samples")
 
 
 @dataclass(frozen=True)
@@ -87,24 +84,25 @@ class Worker:
             self._process.stdin.close()
         except BrokenPipeError:
             pass  # it has ended already, and how is told below
-        done: Step | None = None
-        while True:
+        due: list[Step] = ["open"]
+        while due:
+            doing = _DOING[due[0]]
             try:
                 line = self._lines.get(timeout=self._patience)
             except queue.Empty:
                 self._process.kill()
-                yield Ended(f"timed out: no answer for {self._patience:g} s while {_NEXT[done]}")
+                yield Ended(f"timed out: no answer for {self._patience:g} s while {doing}")
                 return
             if not line:
-                break
-            answer = self._exchange.answer(line)
-            done = answer.step
-            yield answer
-            if answer.unsupported:
+                yield Ended(f"crashed: {self._how_it_ended(self._process.wait())} while {doing}")
                 return
-        status = self._process.wait()
-        if status != 0 and done not in _LAST:
-            yield Ended(f"crashed: {self._how_it_ended(status)} while {_NEXT[done]}")
+            answer = self._exchange.answer(line)
+            yield answer
+            del due[0]
+            if answer.step == "open":
+                due += [step for step, _ in steps_after(answer, request)]
+            elif answer.unsupported:
+                return
 
     def _how_it_ended(self, status: int) -> str:
         if status < 0:
