@@ -23,7 +23,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test test-slow check bench format train-kills docs fuzz fuzz-import clean distclean
+.PHONY: help env build test test-slow check bench format train-kills docs fuzz fuzz-import mutants false-alarms clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ format: $(STAMP) ## put format and import order right
 
 train-kills: $(STAMP) ## kill a training run 20 times, resume it, compare its bytes; with 1 worker and 2
 	@$(RUN) -m tests.campaigns.train_kills --kills 20 --workers 1 2
+
+mutants: $(STAMP) ## plant faults in graph and lowerings, and see each caught and named; minutes
+	@$(RUN) -m tests.campaigns.mutants
+
+false-alarms: $(STAMP) ## verify 1,000 random nets without a fault: none may be called faulty
+	@$(RUN) -m tests.campaigns.false_alarms --nets 1000 --backends torch onnxruntime
 
 fuzz-import: $(STAMP) ## import 50,000 damaged files of every format; minutes
 	@$(RUN) -m tests.campaigns.fuzz_import --cases 50000
