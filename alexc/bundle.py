@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError, fault, usage_fault
 from alexc.engines.forms import FILES
@@ -48,6 +48,9 @@ from alexc_runtime.errors import (
 from alexc_runtime.manifest import ENGINES, FORMAT, MANIFEST, MODEL, REPORT, WEIGHTS, Manifest
 from alexc_runtime.manifest import read as read_manifest
 from alexc_runtime.manifest import render as render_manifest
+
+if TYPE_CHECKING:
+    from alexc.frontend import Net
 
 _STAGING, _REPLACED = ".staging-", ".replaced-"
 
@@ -194,6 +197,21 @@ def tool_versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def net_in(manifest: Manifest, shown_as: str) -> Net:
+    """The net that a bundle keeps, found to be the one that was built. Raises AlexcError if not."""
+    # Imported here: most of what asks for a bundle does not ask what net it is of.
+    from alexc.frontend import net_of
+
+    net = net_of(dict(manifest.spec), manifest.labels, shown_as)
+    if net.graph.digest() != manifest.graph_digest:
+        raise fault(
+            "bundle/other-graph",
+            f"the spec in {shown_as} gives another graph than the one that was built",
+            help="the bundle is from another version of alexc: build it again",
+        )
+    return net
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from alexc.diagnostics import AlexcError, Diagnostic
 from alexc.graph.elaborate import elaborate
@@ -14,7 +15,7 @@ from alexc.graph.lint import lint
 from alexc.ops.pointwise import Softmax
 from alexc.source import Listing, Scalar
 from alexc.spec.merge import project_root, resolve_path
-from alexc.spec.parse import Spec, load_spec
+from alexc.spec.parse import Spec, load_spec, spec_from_json
 
 MAX_LABEL_BYTES = 4_000_000  # ImageNet's 21,841 classes take half a megabyte
 
@@ -48,6 +49,21 @@ def load_net(path: Path) -> Net:
     if faults or graph is None:
         raise AlexcError(*sort_by_place(faults, str(path)))
     return Net(spec, graph, labels, tuple(sort_by_place(lint(spec, graph), str(path))))
+
+
+def net_of(data: dict[str, Any], labels: tuple[str, ...] | None, shown_as: str) -> Net:
+    """The net of a merged spec that a bundle or a run has kept; it was checked when it was kept.
+
+    Raises AlexcError, with places in `shown_as`, if this version of alexc can't read it.
+    """
+    spec, faults = spec_from_json(data, shown_as)
+    graph = None
+    if spec is not None:
+        graph, more = elaborate(spec)
+        faults += more
+    if spec is None or graph is None:
+        raise AlexcError(*faults)
+    return Net(spec, graph, labels, ())
 
 
 def sort_by_place(diagnostics: list[Diagnostic], file: str) -> list[Diagnostic]:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alexc.cli.terminal import JsonOption, console, print_json, steps
-from alexc.diagnostics import AlexcError, fault, usage_fault
+from alexc.diagnostics import fault, usage_fault
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from alexc.graph.graph import Graph
     from alexc.verify.report import Report, Row
-    from alexc_runtime.manifest import Bundle
 
 
 def verify(
@@ -51,7 +49,7 @@ def verify(
     diverges, or none could run.
     """
     from alexc.build import graph_of
-    from alexc.bundle import runtime_faults
+    from alexc.bundle import net_in, runtime_faults
     from alexc.verify.backends import BACKENDS
     from alexc.verify.crosscheck import verify as cross_check
     from alexc.weights import store
@@ -67,7 +65,7 @@ def verify(
             )
     with runtime_faults():
         opened = open_bundle(bundle)
-    graph = _graph(opened)
+    graph = net_in(opened.manifest, str(opened.folder)).graph
     weights = store.read(opened.path(WEIGHTS), graph)
     inputs = None
     if images:
@@ -95,28 +93,6 @@ def verify(
     else:
         _print(report)
     raise typer.Exit(0 if report.passed else 1)
-
-
-def _graph(bundle: Bundle) -> Graph:
-    """The graph of the spec that the bundle keeps, found to be the one that was built."""
-    from alexc.graph.elaborate import elaborate
-    from alexc.spec.parse import spec_from_json
-
-    manifest = bundle.manifest
-    spec, faults = spec_from_json(dict(manifest.spec), str(bundle.folder / "manifest.json"))
-    graph = None
-    if spec is not None:
-        graph, more = elaborate(spec)
-        faults += more
-    if graph is None:
-        raise AlexcError(*faults)
-    if graph.digest() != manifest.graph_digest:
-        raise fault(
-            "verify/other-graph",
-            f"the spec in {bundle.folder} gives another graph than the one that was built",
-            help="the bundle is from another version of alexc: build it again",
-        )
-    return graph
 
 
 def _write_page(report: Report, path: Path, name: str) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexc.diagnostics import AlexcError
 from alexc.graph.graph import Graph
 from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, Subject
 
@@ -255,15 +254,7 @@ def _net(subject: Subject) -> TorchNet:
 
 
 def _graph(subject: Subject) -> Graph:
-    from alexc.graph.elaborate import elaborate
-    from alexc.spec.parse import spec_from_json
+    from alexc.frontend import net_of
 
     data = json.loads(subject.spec.read_text(encoding="utf-8"))
-    spec, faults = spec_from_json(data, str(subject.spec))
-    graph = None
-    if spec is not None:
-        graph, more = elaborate(spec)
-        faults += more
-    if graph is None:
-        raise AlexcError(*faults)
-    return graph
+    return net_of(data, None, str(subject.spec)).graph

@@ -11,17 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc import __version__
-from alexc.bundle import runtime_faults, staged, tool_versions
-from alexc.diagnostics import AlexcError, fault
+from alexc.bundle import net_in, runtime_faults, staged, tool_versions
 from alexc.engines.forms import FILES, fastest_form
 from alexc.frontend import Net, load_net
-from alexc.graph.elaborate import elaborate
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
 from alexc.passes.precision import with_precision
 from alexc.plan.contestant import Subject
 from alexc.plan.measure import Progress, Standard
-from alexc.spec.parse import spec_from_json
 from alexc.weights import store
 from alexc.weights.init import draw
 from alexc_runtime.manifest import (
@@ -57,7 +54,7 @@ def prepared(target: Path, scratch: Path, seed: int, progress: Progress) -> Prep
     if target.is_dir():
         with runtime_faults():
             bundle = open_bundle(target)
-        graph = graph_of(bundle.manifest, str(target))
+        graph = net_in(bundle.manifest, str(target)).graph
         weights = store.read(bundle.path(WEIGHTS), graph)
         return Prepared(graph, weights, target, bundle.manifest)
     net = load_net(target)
@@ -67,24 +64,6 @@ def prepared(target: Path, scratch: Path, seed: int, progress: Progress) -> Prep
     folder = scratch / "bundle"
     manifest = write_bundle(net, weights, folder, {})
     return Prepared(net.graph, weights, folder, manifest)
-
-
-def graph_of(manifest: Manifest, shown_as: str) -> Graph:
-    """The graph of the spec that a manifest keeps. Raises AlexcError if it is another's."""
-    spec, faults = spec_from_json(dict(manifest.spec), shown_as)
-    graph = None
-    if spec is not None:
-        graph, more = elaborate(spec)
-        faults += more
-    if graph is None:
-        raise AlexcError(*faults)
-    if graph.digest() != manifest.graph_digest:
-        raise fault(
-            "bench/other-graph",
-            f"the spec in {shown_as} gives another graph than the one that was built",
-            help="the bundle is from another version of alexc: build it again",
-        )
-    return graph
 
 
 def write_bundle(

@@ -19,9 +19,7 @@ from typing import Any, TextIO
 
 from alexc import __version__
 from alexc.diagnostics import AlexcError, Diagnostic, fault, usage_fault
-from alexc.frontend import Net
-from alexc.graph.elaborate import elaborate
-from alexc.spec.parse import spec_from_json
+from alexc.frontend import Net, net_of
 from alexc.spec.recipe import TrainSpec
 from alexc.train.checkpoint import WEIGHTS, Checkpoint, latest
 
@@ -167,14 +165,7 @@ def open_run(folder: Path) -> Run:
         raise usage_fault("file/unreadable", f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise fault("run/damaged", f"{path} is no record of a run: {error}") from None
-    spec, faults = spec_from_json(record.spec, str(path))
-    graph = None
-    if spec is not None:
-        graph, more = elaborate(spec)
-        faults += more
-    if spec is None or graph is None:
-        raise AlexcError(*faults)
-    return Run(folder, Net(spec, graph, record.labels, ()), recipe, record)
+    return Run(folder, net_of(record.spec, record.labels, str(path)), recipe, record)
 
 
 def refuse_unless_same(folder: Path, before: RunRecord, now: RunRecord) -> None:

@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexc.bundle import runtime_faults
+from alexc.bundle import net_in, runtime_faults
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.frontend import Net, outputs_are_probabilities
-from alexc.graph.elaborate import elaborate
 from alexc.graph.graph import Graph
 from alexc.lower.to_torch import to_torch
-from alexc.spec.parse import spec_from_json
 from alexc.spec.recipe import AugmentSpec
 from alexc.train import checkpoint
 from alexc.train.augment import Pixels
@@ -29,7 +27,6 @@ from alexc_runtime.manifest import MANIFEST, WEIGHTS
 
 if TYPE_CHECKING:
     from alexc_runtime import Session
-    from alexc_runtime.manifest import Manifest
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -61,7 +58,7 @@ def score_bundle(
 
     with runtime_faults():
         bundle = alexc_runtime.open_bundle(folder)
-    net = _net_of(bundle.manifest, str(folder))
+    net = net_in(bundle.manifest, str(folder))
     data, pixels = _data_of(net, uri, split)
     names: list[str | None] = [engine]
     if engine == "all":
@@ -93,7 +90,7 @@ def opened(target: Path, uri: str, split: Split) -> tuple[Graph, Weights, Datase
     elif (target / MANIFEST).is_file():
         with runtime_faults():
             bundle = alexc_runtime.open_bundle(target)
-        net, path = _net_of(bundle.manifest, str(target)), bundle.path(WEIGHTS)
+        net, path = net_in(bundle.manifest, str(target)), bundle.path(WEIGHTS)
     else:
         raise usage_fault("file/missing", f"{target} is neither a run nor a bundle")
     data, pixels = _data_of(net, uri, split)
@@ -118,18 +115,6 @@ def _of(session: Session) -> Forward:
         return torch.from_numpy(np.concatenate(parts))
 
     return forward
-
-
-def _net_of(manifest: Manifest, shown_as: str) -> Net:
-    """The net that a bundle keeps."""
-    spec, faults = spec_from_json(dict(manifest.spec), shown_as)
-    graph = None
-    if spec is not None:
-        graph, more = elaborate(spec)
-        faults += more
-    if spec is None or graph is None:
-        raise AlexcError(*faults)
-    return Net(spec, graph, manifest.labels, ())
 
 
 def _data_of(net: Net, uri: str, split: Split) -> tuple[Dataset, Pixels]:
