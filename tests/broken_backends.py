@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.verify.backends import Backend, BackendFault, Tensor, Tensors, Trial
+from alexc.verify.backends.base import Backend, BackendFault, Tensor, Tensors, Trial
 from alexc.verify.reference import evaluate
 
 

@@ -24,7 +24,8 @@ from alexc.ops.pool import MaxPool
 from alexc.ops.structure import Flatten
 from alexc.passes.inference import inference
 from alexc.verify import Report, verify
-from alexc.verify.backends import BACKENDS, Backend
+from alexc.verify.backends import BACKENDS
+from alexc.verify.backends.base import Backend
 from alexc.verify.compare import compare
 from alexc.verify.inputs import KINDS, batch
 from alexc.verify.page import page

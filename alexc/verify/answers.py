@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.verify.backends import Backend, BackendFault, Tensor, Tensors, Trial, Unsupported
+from alexc.verify.backends.base import Backend, BackendFault, Tensor, Tensors, Trial, Unsupported
 
 # In the order in which they are taken. `samples` are the shipped outputs for other images.
 Step = Literal["open", "parameters", "alone", "provoked", "end_to_end", "shipped", "samples"]

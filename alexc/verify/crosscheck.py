@@ -21,7 +21,8 @@ from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
 from alexc.verify.answers import Answer, Request, answers, different_weights
-from alexc.verify.backends import BACKENDS, Backend, Subject, Trial
+from alexc.verify.backends import BACKENDS
+from alexc.verify.backends.base import Backend, Subject, Trial
 from alexc.verify.blas import one_thread
 from alexc.verify.compare import compare, first_divergence
 from alexc.verify.grid import off_ties, weight_steps

@@ -19,7 +19,7 @@ from alexc.graph.graph import Graph
 from alexc.graph.quantization import Quantization
 from alexc.ops import OPS
 from alexc.verify.answers import Answer, Request
-from alexc.verify.backends import Subject, Tensor, Trial
+from alexc.verify.backends.base import Subject, Tensor, Trial
 from alexc.weights import store
 
 

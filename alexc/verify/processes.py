@@ -20,7 +20,7 @@ from typing import Self
 from alexc.diagnostics import fault
 from alexc.verify import python
 from alexc.verify.answers import Answer, Request, Step, steps_after
-from alexc.verify.backends import Backend, Subject
+from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.exchange import Exchange
 from alexc.weights import store
 

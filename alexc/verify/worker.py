@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from alexc.verify.answers import Request, answers
-from alexc.verify.backends import Backend, Subject
+from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.exchange import Exchange
 
 

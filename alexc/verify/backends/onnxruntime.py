@@ -1,0 +1,104 @@
+"""ONNX Runtime on the CPU, on model.onnx and on the form of it that is ONNX Runtime's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.engines.forms import FILES
+from alexc.graph.graph import INPUT
+from alexc.verify.backends.base import (
+    BackendFault,
+    ModelBackend,
+    Tensor,
+    Tensors,
+    Trial,
+    Unsupported,
+    feeds_of,
+    first_line,
+)
+
+
+class OnnxRuntime(ModelBackend):
+    """ONNX Runtime on the CPU."""
+
+    name: ClassVar[str] = "onnxruntime"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+
+    def open(self) -> None:
+        try:
+            self._session = self._load(str(self.model))
+        except BackendFault as fault:
+            if (format := self.exotic()) is not None:
+                reason = fault.message.rpartition(" : ")[2]
+                raise Unsupported(
+                    f"ONNX Runtime does not run {format} on a CPU: {reason}"
+                ) from fault
+            raise
+
+    def tensors(self, images: NDArray[np.float32]) -> Tensors:
+        from alexc.verify.onnx_parts import instrumented
+
+        session = self._load(instrumented(self.model, self.graph), self.model.parent)
+        return _run(session, {INPUT: images})
+
+    def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
+        """All layers in one model, since sessions are slow to make; one by one if that fails."""
+        try:
+            return list(self._alone_together(trials))
+        except BackendFault as together:
+            if len(trials) == 1:
+                return [BackendFault(together.message, trials[0].node.name)]
+        results: list[Tensor | BackendFault] = []
+        for trial in trials:
+            results += self.alone([trial])
+        return results
+
+    def _alone_together(self, trials: Sequence[Trial]) -> list[Tensor]:
+        from alexc.verify.onnx_parts import detached
+
+        nodes = [trial.node for trial in trials]
+        data, unread = detached(self.model, self.graph, nodes)
+        feeds = {name: array for name, array in feeds_of(trials).items() if name not in unread}
+        results = _run(self._load(data, self.model.parent), feeds)
+        return [results[node.name] for node in nodes]
+
+    def shipped(self, images: NDArray[np.float32]) -> Tensors:
+        return _run(self._session, {INPUT: images})
+
+    def _load(self, model: str | bytes, folder: Path | None = None) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong comes back as an exception as well
+        if folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder)
+            )
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BackendFault(first_line(error)) from error
+
+
+@final
+class OnnxRuntimeForm(OnnxRuntime):
+    """ONNX Runtime on the model of its own that lies beside model.onnx, where there is one."""
+
+    name: ClassVar[str] = "onnxruntime_form"
+
+    @classmethod
+    def model_file(cls, model: Path) -> Path:
+        return model.with_name(FILES["onnxruntime"])
+
+
+def _run(session: Any, feeds: Mapping[str, Tensor]) -> Tensors:
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    except Exception as error:
+        raise BackendFault(first_line(error)) from error
