@@ -21,13 +21,14 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 from alexc_runtime.digests import FileRecord, differences, is_safe
 from alexc_runtime.errors import BundleError, BundleMissingError
+from alexc_runtime.fields import Fields
 
 FORMAT = "alexc-bundle"
 VERSION = 1
@@ -46,6 +47,7 @@ _ZEROS = _DIGEST + "0" * 64
 _REBUILD = "build it again with `alexc build`"
 
 Channels = Literal["rgb", "bgr", "grey"]
+InputType = Literal["float32", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,15 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class Input:
-    """The network's input: float32, `(batch, *shape)`."""
+    """The model's input: `(batch, *shape)` of `dtype`, which is that of numpy.
+
+    uint8 are pixels, 0 to 255, which the model normalises itself.
+    """
 
     name: str
     shape: tuple[int, ...]
     batch: BatchRange
+    dtype: InputType = "float32"
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,8 @@ class Preprocess:
 
     `resize` is the length in pixels that the shorter side is brought to (None: as it is), `crop`
     the height and width of the centre that is kept. Pixels are 0 to 255. `mean` and `std` stand in
-    the order of `channels`; `mean` is in units of scaled pixels.
+    the order of `channels`; `mean` is in units of scaled pixels. Where `dtype` is uint8 a photo
+    ends as the pixels themselves, and the formula is computed by the model.
     """
 
     resize: int | None
@@ -96,6 +103,7 @@ class Preprocess:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: InputType = "float32"
 
     def __post_init__(self) -> None:
         if self.channels not in ("rgb", "bgr", "grey"):
@@ -185,11 +193,13 @@ class Manifest:
             raise ValueError("a bundle has one or more outputs")
         if self.preprocess is not None:
             made = (self.preprocess.channel_count, *self.preprocess.crop)
-            if made != self.input.shape:
+            if made != self.input.shape or self.preprocess.dtype != self.input.dtype:
                 raise ValueError(
-                    f"preprocess makes {format_shape(made)} of a photo "
-                    f"and the input takes {format_shape(self.input.shape)}"
+                    f"preprocess makes {format_shape(made)} of {self.preprocess.dtype} of a photo "
+                    f"and the input takes {format_shape(self.input.shape)} of {self.input.dtype}"
                 )
+        elif self.input.dtype != "float32":
+            raise ValueError(f"the input takes {self.input.dtype}, and no preprocess says of what")
         for path in (*self.files, *(record.path for record in self.engines)):
             if path is not None and not is_safe(path):
                 raise ValueError(f"{path!r} does not name a file inside the bundle")
@@ -257,7 +267,7 @@ def render(manifest: Manifest) -> bytes:
         "input": {
             "name": manifest.input.name,
             "shape": manifest.input.shape,
-            "dtype": "float32",
+            "dtype": manifest.input.dtype,
             "batch": asdict(manifest.input.batch),
         },
         "outputs": [asdict(output) for output in manifest.outputs],
@@ -348,92 +358,12 @@ def parse(data: bytes, shown_as: str) -> Manifest:
     if _digest(data.replace(stated.encode(), _ZEROS.encode(), 1)) != stated:
         raise refuse("was altered after the build", code="bundle/altered")
     try:
-        return _manifest(_Fields(content, ""))
+        return _manifest(Fields(content, ""))
     except (ValueError, OverflowError) as error:  # an integer too large for a float
         raise refuse(f"is not as a build writes it: {error}") from None
 
 
-_T = TypeVar("_T")
-_Number = (int, float)
-
-
-class _Fields:
-    """A JSON object being read; `where` is its place in the manifest, for messages.
-
-    Every method raises ValueError if the key is missing or its value is of another kind.
-    """
-
-    def __init__(self, content: Any, where: str) -> None:
-        if not isinstance(content, dict):
-            raise ValueError(f"{where} is not an object")
-        self.content = cast(dict[str, Any], content)
-        self.where = where
-
-    def place(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
-
-    def _take(self, key: str, *kinds: type) -> Any:
-        if key not in self.content:
-            raise ValueError(f"{self.place(key)} is missing")
-        value = self.content[key]
-        # In Python a truth value is an integer too; in a manifest it is not.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ValueError(f"{self.place(key)} is {json.dumps(value)[:40]}")
-        return value
-
-    def text(self, key: str) -> str:
-        return cast(str, self._take(key, str))
-
-    def optional_text(self, key: str) -> str | None:
-        return cast("str | None", self._take(key, str, type(None)))
-
-    def integer(self, key: str) -> int:
-        return cast(int, self._take(key, int))
-
-    def optional_integer(self, key: str) -> int | None:
-        return cast("int | None", self._take(key, int, type(None)))
-
-    def number(self, key: str) -> float:
-        return float(self._take(key, *_Number))
-
-    def truth(self, key: str) -> bool:
-        return cast(bool, self._take(key, bool))
-
-    def optional_truth(self, key: str) -> bool | None:
-        return cast("bool | None", self._take(key, bool, type(None)))
-
-    def object(self, key: str) -> _Fields:
-        return _Fields(self._take(key, dict), self.place(key))
-
-    def optional(self, key: str, read: Callable[[_Fields], _T]) -> _T | None:
-        return None if self._take(key, dict, type(None)) is None else read(self.object(key))
-
-    def listing(self, key: str, read: Callable[[_Fields], _T]) -> tuple[_T, ...]:
-        items = self._take(key, list)
-        return tuple(read(_Fields(item, f"{self.place(key)}[{i}]")) for i, item in enumerate(items))
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        return self._all(key, str)
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        return self._all(key, int)
-
-    def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(map(float, self._all(key, *_Number)))
-
-    def text_map(self, key: str) -> dict[str, str]:
-        fields = self.object(key)
-        return {name: fields.text(name) for name in fields.content}
-
-    def _all(self, key: str, *kinds: type) -> tuple[Any, ...]:
-        items = self._take(key, list)
-        for i, item in enumerate(items):
-            if not isinstance(item, kinds) or isinstance(item, bool):
-                raise ValueError(f"{self.place(key)}[{i}] is {json.dumps(item)[:40]}")
-        return tuple(items)
-
-
-def _manifest(fields: _Fields) -> Manifest:
+def _manifest(fields: Fields) -> Manifest:
     files = fields.object("files")
     labels = fields.content.get("labels", ...)
     return Manifest(
@@ -455,33 +385,39 @@ def _manifest(fields: _Fields) -> Manifest:
     )
 
 
-def _file(fields: _Fields) -> FileRecord:
+def _file(fields: Fields) -> FileRecord:
     return FileRecord(fields.integer("bytes"), fields.text("sha256"))
 
 
-def _input(fields: _Fields) -> Input:
-    if fields.text("dtype") != "float32":
-        raise ValueError(f"{fields.place('dtype')} is {fields.text('dtype')}, not float32")
+def _input(fields: Fields) -> Input:
     batch = fields.object("batch")
     return Input(
         fields.text("name"),
         _shape(fields),
         BatchRange(batch.integer("min"), batch.integer("opt"), batch.integer("max")),
+        _input_type(fields),
     )
 
 
-def _output(fields: _Fields) -> Output:
+def _input_type(fields: Fields) -> InputType:
+    text = fields.text("dtype") if "dtype" in fields.content else "float32"
+    if text not in ("float32", "uint8"):
+        raise ValueError(f"{fields.place('dtype')} is {text}, neither float32 nor uint8")
+    return cast(InputType, text)
+
+
+def _output(fields: Fields) -> Output:
     return Output(fields.text("name"), _shape(fields), fields.truth("probabilities"))
 
 
-def _shape(fields: _Fields) -> tuple[int, ...]:
+def _shape(fields: Fields) -> tuple[int, ...]:
     shape = fields.integers("shape")
     if not shape or min(shape) < 1:
         raise ValueError(f"{fields.place('shape')} is {list(shape)}")
     return shape
 
 
-def _preprocess(fields: _Fields) -> Preprocess:
+def _preprocess(fields: Fields) -> Preprocess:
     crop = fields.integers("crop")
     if len(crop) != 2:
         raise ValueError(f"{fields.place('crop')} is {list(crop)}, not height and width")
@@ -492,10 +428,11 @@ def _preprocess(fields: _Fields) -> Preprocess:
         scale=fields.number("scale"),
         mean=fields.numbers("mean"),
         std=fields.numbers("std"),
+        dtype=_input_type(fields),
     )
 
 
-def _engine(fields: _Fields) -> EngineRecord:
+def _engine(fields: Fields) -> EngineRecord:
     return EngineRecord(
         fields.text("engine"),
         fields.text("precision"),
@@ -504,13 +441,13 @@ def _engine(fields: _Fields) -> EngineRecord:
     )
 
 
-def _backend(fields: _Fields) -> BackendRecord:
+def _backend(fields: Fields) -> BackendRecord:
     return BackendRecord(
         fields.text("backend"), fields.text("status"), fields.optional_truth("passed")
     )
 
 
-def _verification(fields: _Fields) -> Verification:
+def _verification(fields: Fields) -> Verification:
     return Verification(
         passed=fields.optional_truth("passed"),
         reference=fields.text("reference"),

@@ -1,0 +1,86 @@
+"""Reading JSON that someone may have altered: every value is of the kind that it should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+_T = TypeVar("_T")
+_Number = (int, float)
+
+
+class Fields:
+    """A JSON object being read; `where` is its place in the manifest, for messages.
+
+    Every method raises ValueError if the key is missing or its value is of another kind.
+    """
+
+    def __init__(self, content: Any, where: str) -> None:
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} is not an object")
+        self.content = cast(dict[str, Any], content)
+        self.where = where
+
+    def place(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
+
+    def _take(self, key: str, *kinds: type) -> Any:
+        if key not in self.content:
+            raise ValueError(f"{self.place(key)} is missing")
+        value = self.content[key]
+        # In Python a truth value is an integer too; in a manifest it is not.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{self.place(key)} is {json.dumps(value)[:40]}")
+        return value
+
+    def text(self, key: str) -> str:
+        return cast(str, self._take(key, str))
+
+    def optional_text(self, key: str) -> str | None:
+        return cast("str | None", self._take(key, str, type(None)))
+
+    def integer(self, key: str) -> int:
+        return cast(int, self._take(key, int))
+
+    def optional_integer(self, key: str) -> int | None:
+        return cast("int | None", self._take(key, int, type(None)))
+
+    def number(self, key: str) -> float:
+        return float(self._take(key, *_Number))
+
+    def truth(self, key: str) -> bool:
+        return cast(bool, self._take(key, bool))
+
+    def optional_truth(self, key: str) -> bool | None:
+        return cast("bool | None", self._take(key, bool, type(None)))
+
+    def object(self, key: str) -> Fields:
+        return Fields(self._take(key, dict), self.place(key))
+
+    def optional(self, key: str, read: Callable[[Fields], _T]) -> _T | None:
+        return None if self._take(key, dict, type(None)) is None else read(self.object(key))
+
+    def listing(self, key: str, read: Callable[[Fields], _T]) -> tuple[_T, ...]:
+        items = self._take(key, list)
+        return tuple(read(Fields(item, f"{self.place(key)}[{i}]")) for i, item in enumerate(items))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return self._all(key, str)
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        return self._all(key, int)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        return tuple(map(float, self._all(key, *_Number)))
+
+    def text_map(self, key: str) -> dict[str, str]:
+        fields = self.object(key)
+        return {name: fields.text(name) for name in fields.content}
+
+    def _all(self, key: str, *kinds: type) -> tuple[Any, ...]:
+        items = self._take(key, list)
+        for i, item in enumerate(items):
+            if not isinstance(item, kinds) or isinstance(item, bool):
+                raise ValueError(f"{self.place(key)}[{i}] is {json.dumps(item)[:40]}")
+        return tuple(items)
