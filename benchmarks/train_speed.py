@@ -39,10 +39,11 @@ from alexc.train.data.folder import listed
 from alexc.train.data.loader import batches
 from alexc.train.data.pack import PackOptions, pack
 from alexc.train.data.shards import load as load_shards
-from alexc.train.loop import Options, train
+from alexc.train.loop import Options
 from alexc.train.optimizer import make_optimizer
 from alexc.train.precision import autocast, choose
 from alexc.train.recipe import recipe_of
+from alexc.train.start import train
 from alexc.train.workers import joined
 from alexc.weights.init import draw
 

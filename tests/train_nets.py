@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alexc.frontend import Net, load_net
-from alexc.train.loop import Options, Outcome, train
+from alexc.train.loop import Options, Outcome
 from alexc.train.recipe import recipe_of
+from alexc.train.start import train
 from alexc.train.workers import joined
 
 # Three channels, 10×12 pixels, five classes: batch norm, dropout and a pool, all that has a state.

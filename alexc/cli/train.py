@@ -78,9 +78,9 @@ def train(
     train together.
     """
     from alexc.train.loop import Options
-    from alexc.train.loop import train as learn
     from alexc.train.plots import draw_run
     from alexc.train.recipe import recipe_of
+    from alexc.train.start import train as learn
     from alexc.train.workers import joined
 
     net = load_net(spec)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from alexc.diagnostics import fault
 from alexc.train.augment import Pixels
 from alexc.train.data.dataset import Dataset
+from alexc.train.workers import Workers
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -78,6 +79,18 @@ def evaluate(
     if not images and part[1] == 1:
         raise fault("data/empty", f"no image of {data.name} could be read")
     return Scores(images, correct, in_top5, loss / max(1, images), confusion, damaged)
+
+
+def together(own: Scores, workers: Workers) -> Scores:
+    """The scores over all parts, from each worker's own."""
+    if workers.size == 1:
+        return own
+    counts = workers.total(own.images, own.correct, own.in_top5, own.damaged)
+    images, correct, in_top5, damaged = map(int, counts)
+    (loss,) = workers.total(own.loss * own.images)
+    confusion = np.array(workers.total(*own.confusion.reshape(-1).tolist())).astype(np.int64)
+    confusion = confusion.reshape(own.confusion.shape)
+    return Scores(images, correct, in_top5, loss / images, confusion, damaged)
 
 
 def _chances(scores: Tensor, classes: int, probabilities: bool) -> Tensor:

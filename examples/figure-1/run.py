@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from alexc.frontend import load_net
 from alexc.train import metrics
-from alexc.train.loop import Options, train
+from alexc.train.loop import Options
 from alexc.train.recipe import recipe_of
+from alexc.train.start import train
 from alexc.train.workers import joined
 
 HERE = Path(__file__).parent
