@@ -17,14 +17,19 @@ otherwise ONNX Runtime, otherwise OpenVINO. An engine asked for by name,
 
 serves or raises EngineUnavailableError; nothing takes its place.
 
+Many threads may share a session. A `Batcher` in front of it runs together what they ask for at the
+same time, which takes an engine less time than one request after the other.
+
 Every fault is a RuntimeFaultError with a stable `code`; `alexc_runtime.errors` shows the tree.
 """
 
+from alexc_runtime.batching import Batcher, Counts
 from alexc_runtime.classify import Prediction, top
 from alexc_runtime.errors import (
     BatchError,
     BundleError,
     BundleMissingError,
+    BusyError,
     EngineError,
     EngineUnavailableError,
     PhotoError,
@@ -38,9 +43,12 @@ from alexc_runtime.session import ENGINES, Session, open
 __all__ = [
     "ENGINES",
     "BatchError",
+    "Batcher",
     "Bundle",
     "BundleError",
     "BundleMissingError",
+    "BusyError",
+    "Counts",
     "EngineError",
     "EngineUnavailableError",
     "Manifest",

@@ -6,6 +6,7 @@
     ├── EngineError                 an engine refused the model, or failed while running
     │   └── EngineUnavailableError  an engine that can't serve here: no library, driver, GPU or plan
     ├── BatchError                  the array handed to `run` is not what the network takes
+    ├── BusyError                   a batcher's queue is full, or no result came in time
     └── PhotoError                  a file that can't be read as a photo
         └── PhotoMissingError       there is no file at that path
 
@@ -52,6 +53,10 @@ class EngineUnavailableError(EngineError):
 
 class BatchError(RuntimeFaultError):
     """The array is not a batch that the network takes."""
+
+
+class BusyError(RuntimeFaultError):
+    """More is asked for than there is room or time for. Asking again later may do."""
 
 
 class PhotoError(RuntimeFaultError):

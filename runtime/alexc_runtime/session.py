@@ -83,7 +83,7 @@ class Session:
         """
         if self._engine is None:
             raise EngineError("engine/closed", "the session is closed")
-        outputs = self._engine.run(self._checked(batch))
+        outputs = self._engine.run(self.checked(batch))
         for output in self.manifest.outputs:
             shape = (len(batch), *output.shape)
             if outputs[output.name].shape != shape or outputs[output.name].dtype != np.float32:
@@ -115,7 +115,8 @@ class Session:
         name = self.manifest.name
         return f"<alexc_runtime.Session {name} on {self.engine} in {self.precision}>"
 
-    def _checked(self, batch: NDArray[np.float32]) -> Array:
+    def checked(self, batch: NDArray[np.float32]) -> Array:
+        """The batch as the engine takes it, contiguous. Raises BatchError as `run` does."""
         shape = self.manifest.input.shape
         wanted = f"float32 (batch, {', '.join(map(str, shape))})"
         if not isinstance(batch, np.ndarray):
