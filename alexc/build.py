@@ -21,7 +21,8 @@ from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.images import photo_files
 from alexc.calibrate.narrow import Narrow, narrow, written
 from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
-from alexc.engines.cache import cached_plan, machine
+from alexc.engines.cache import cached_plan
+from alexc.engines.driver import machine
 from alexc.engines.forms import FILES, fastest_form
 from alexc.engines.record import DEFAULT_BATCH
 from alexc.frontend import Net, outputs_are_probabilities

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from alexc.diagnostics import AlexcError, UsageError
+from alexc.engines import driver, tensorrt
 from alexc.engines import model as onnx_file
-from alexc.engines import tensorrt
 from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, not_built, parse_batch
+from alexc.engines.tensorrt import callbacks
+from alexc.engines.tensorrt.library import Library
 from alexc.graph.graph import INPUT, Graph
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.base import Padding
@@ -212,11 +214,11 @@ def rtx() -> ModuleType:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "gpu_count", lambda: 0)
+    monkeypatch.setattr(driver, "gpu_count", lambda: 0)
 
 
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "gpu_count", lambda: 1)
+    monkeypatch.setattr(driver, "gpu_count", lambda: 1)
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
@@ -367,7 +369,7 @@ def test_no_builder_outlives_its_work_or_is_destroyed_within_another(
 @pytest.mark.usefixtures("rtx")
 def test_each_error_tells_of_its_own_build_alone(model: Path, tmp_path: Path) -> None:
     """While one builder is alive, TensorRT has its doubts about the logger of the next."""
-    alive = tensorrt._Builder("tensorrt_rtx")
+    alive = Library("tensorrt_rtx")
     (tmp_path / "model.onnx").write_bytes(model.read_bytes())
     caught = []
     for _ in range(2):
@@ -503,7 +505,7 @@ def test_the_same_code_serves_tensorrt(
     rtx: ModuleType, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", rtx)
-    monkeypatch.setattr(tensorrt, "gpu_count", lambda: 0)
+    monkeypatch.setattr(driver, "gpu_count", lambda: 0)
     plan = tensorrt.build_plan(model, tmp_path / "net.plan", flavour="tensorrt")
     assert plan.record.status == (
         "not built: no GPU, and this library builds by timing kernels on one"
@@ -557,7 +559,7 @@ def test_a_builder_that_does_not_start_is_no_crash(
 def test_the_log_goes_to_python_and_warnings_are_kept(
     rtx: ModuleType, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    logger = tensorrt._logger(rtx)
+    logger = callbacks.logger(rtx)
     severity = rtx.ILogger.Severity
     with caplog.at_level(logging.INFO, "alexc.engines.tensorrt"):
         logger.log(severity.WARNING, "careful")
@@ -586,19 +588,19 @@ class Driver:
 
 
 @pytest.mark.parametrize(
-    ("driver", "count"),
+    ("library", "count"),
     [(Driver(0, 0, 2), 2), (Driver(100, 0, 2), 0), (Driver(0, 3, 2), 0), (None, 0)],
 )
 def test_gpus_are_counted_by_the_driver(
-    driver: Driver | None, count: int, monkeypatch: pytest.MonkeyPatch
+    library: Driver | None, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def library(name: str) -> Driver:
-        if driver is None:
+    def load(name: str) -> Driver:
+        if library is None:
             raise OSError(f"{name}: cannot open shared object file")
-        return driver
+        return library
 
-    monkeypatch.setattr(ctypes, "CDLL", library)
-    assert tensorrt.gpu_count() == count
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert driver.gpu_count() == count
 
 
 def test_a_precision_that_is_none_is_a_mistake_of_the_caller(model: Path, tmp_path: Path) -> None:

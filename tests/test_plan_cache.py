@@ -13,7 +13,8 @@ import pytest
 from alexc.build import Options, Target, _build_plans
 from alexc.diagnostics import fault
 from alexc.engines import cache
-from alexc.engines.cache import cached_plan, default_folder, machine
+from alexc.engines.cache import cached_plan, default_folder
+from alexc.engines.driver import machine
 from alexc.engines.record import DEFAULT_BATCH, BatchRange, not_built
 from alexc.engines.tensorrt import FLAVOURS, ParsedTensor, Plan
 from alexc_runtime.digests import FileRecord

@@ -14,29 +14,27 @@ folder that can't be written to is a warning in the log. The least recently used
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alexc.engines.driver import gpu_count, machine
 from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, BatchRange, EngineRecord
-from alexc.engines.tensorrt import ParsedTensor, Plan, Progress, build_plan, flavours, gpu_count
+from alexc.engines.tensorrt import ParsedTensor, Plan, Progress, build_plan, flavours
 
 MOST_BYTES = 8_000_000_000
 
 _PLAN, _DETAILS = "plan", "plan.json"
 _VERSION = 1
 _STAGING = ".staging-"
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # attributes of a device, in CUDA's driver API
 
 _log = logging.getLogger(__name__)
 
@@ -187,29 +185,6 @@ def store(folder: Path, key: PlanKey, plan: Path, built: Plan) -> None:
         _log.warning("the plan is not kept in %s: %s", folder, error.strerror or error)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-def machine() -> tuple[str | None, tuple[str, ...]]:
-    """The version of CUDA that the driver offers, and each GPU's name and compute capability."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        version, count, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-        if driver.cuInit(0) or driver.cuDriverGetVersion(ctypes.byref(version)):
-            return None, ()
-        driver.cuDeviceGetCount(ctypes.byref(count))
-        gpus = []
-        for index in range(count.value):
-            device, capability = ctypes.c_int(), []
-            driver.cuDeviceGet(ctypes.byref(device), index)
-            driver.cuDeviceGetName(name, len(name), device)
-            for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
-                value = ctypes.c_int()
-                driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-                capability.append(str(value.value))
-            gpus.append(f"{name.value.decode(errors='replace')} {'.'.join(capability)}")
-    except (OSError, AttributeError):
-        return None, ()
-    return str(version.value), tuple(gpus)
 
 
 def _copy(source: Path, target: Path) -> str:
