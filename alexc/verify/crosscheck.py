@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexc.diagnostics import usage_fault
-from alexc.graph.graph import Graph, Node
-from alexc.graph.quantization import LARGEST
+from alexc.graph.graph import Graph
 from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
 from alexc.verify.answers import Answer, Request, answers, different_weights
 from alexc.verify.backends import BACKENDS
-from alexc.verify.backends.base import Backend, Subject, Trial
+from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.blas import one_thread
-from alexc.verify.compare import compare, first_divergence
-from alexc.verify.grid import off_ties, weight_steps
+from alexc.verify.compare import first_divergence
+from alexc.verify.findings import Findings, needed_layers
 from alexc.verify.overflow import overflow_note
-from alexc.verify.precision import as_kept, of_layers
 from alexc.verify.processes import Crew, Ended
-from alexc.verify.reference import Expectation, expect, layer_alone, local_weights
-from alexc.verify.report import Accuracy, BackendResult, Check, Report, Row
+from alexc.verify.report import Accuracy, BackendResult, Report, Row
 from alexc.verify.shapes import READERS, Reader, Reading, stated
-
-# Images of the batch on which layers are run alone: that is tight already with two.
-_IMAGES_ALONE = 2
+from alexc.verify.standard import Standard
 
 # Seconds that a backend may take for one step. None of them needs a tenth of it for AlexNet.
 PATIENCE = 120.0
@@ -91,7 +84,7 @@ def verify(
             results[kind] = BackendResult(kind.name, status, None)
     running = [kind for kind, result in results.items() if not result.status]
     in_file = _model_faults(subject)
-    findings: list[_Findings] = []
+    findings: list[Findings] = []
     accuracies: list[Accuracy] = []
     with ExitStack() as stack:
         readers = _readers(subject.model, stack if isolate else None, patience)
@@ -102,14 +95,14 @@ def verify(
         if crew is not None:
             stack.enter_context(one_thread())
         say("computing the reference")
-        plain = narrow = _Standard(graph, weights, images, seed)
+        plain = narrow = Standard(graph, weights, images, seed)
         if subject.written.precisions or subject.written.quantized:
             say("computing the reference in the model's precision")
-            narrow = _Standard(subject.written, weights, images, seed)
+            narrow = Standard(subject.written, weights, images, seed)
         for kind in running:
             say(f"running {kind.name}")
             standard = narrow if kind.reads_model else plain
-            found = _Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
+            found = Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
             exact = None
             if narrow is not plain and kind.reads_model:
                 exact = samples or Samples(images, plain.expected.values)
@@ -174,7 +167,7 @@ def _read_shapes(
     graph: Graph, readers: Sequence[tuple[str, Callable[[], Reading]]]
 ) -> tuple[list[BackendResult], list[Row]]:
     """Whether others read the same shapes and types out of the model as alexc wrote into it."""
-    expected, needed = stated(graph), _needed(graph)
+    expected, needed = stated(graph), needed_layers(graph)
     results, rows = [], []
     for name, read in readers:
         reading = read()
@@ -274,214 +267,3 @@ def _cannot_run(kind: type[Backend], model: Path | None) -> str | None:
     if (package := kind.missing()) is not None:
         return f"not run: {package} is not installed"
     return None
-
-
-class _Trials:
-    """One layer after the other: what it is given, and what must come out."""
-
-    def __init__(self, check: Check, graph: Graph) -> None:
-        self.check: Check = check
-        self.graph = graph
-        self.trials: dict[str, Trial] = {}
-        self.values: dict[str, tuple[Array, Array, Array]] = {}
-
-    def add(self, trial: Trial) -> None:
-        """Take what the layer is given as its tensors hold it, quantized ones away from ties."""
-        name = trial.node.name
-        inputs = [
-            as_kept(array, self.graph, source)
-            for source, array in zip(trial.node.inputs, trial.inputs, strict=True)
-        ]
-        weights = dict(trial.weights)
-        grid = self.graph.quantized.get(name)
-        if grid is not None:
-            inputs[0] = off_ties(inputs[0], grid.input_step, grid)
-            steps = weight_steps(grid, weights["weight"])
-            weights["weight"] = off_ties(weights["weight"], steps, grid)
-        self.trials[name] = Trial(trial.node, inputs, weights)
-        precision = of_layers(self.graph)[name]
-        self.values[name] = layer_alone(trial.node, inputs, weights, precision, grid)
-
-
-class _Standard:
-    """What backends of one graph are held to: the whole net, and every layer alone."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        weights: Mapping[str, NDArray[np.float32]],
-        images: NDArray[np.float32],
-        seed: int,
-    ) -> None:
-        self.graph = graph
-        self.images = images
-        self.precisions = of_layers(graph)
-        self.expected: Expectation = expect(graph, weights, images, self.precisions, seed)
-        self.trials = _trials(graph, weights, self.expected, seed)
-
-
-def _trials(
-    graph: Graph, weights: Mapping[str, NDArray[np.float32]], expected: Expectation, seed: int
-) -> list[_Trials]:
-    """Every layer on the reference's inputs, and on inputs and weights that provoke."""
-    given, provoked = _Trials("alone", graph), _Trials("provoked", graph)
-    generator = np.random.default_rng((seed, 1))
-    # Tensors with only dropout between them are one tensor in the model.
-    merged = inference(graph).by_name
-    for node in graph.nodes:
-        own = {name: np.asarray(array) for name, array in local_weights(node, weights).items()}
-        inputs = [
-            expected.values[source][:_IMAGES_ALONE].astype(np.float32) for source in node.inputs
-        ]
-        given.add(Trial(node, inputs, own))
-        sources = merged.get(node.name, node).inputs
-        inputs = provocations.provoking_inputs(node, sources, _IMAGES_ALONE, generator)
-        own = provocations.provoking_weights(node, own, generator)
-        provoked.add(Trial(node, _over_the_grid(graph, node, inputs), own))
-    return [given, provoked]
-
-
-def _over_the_grid(
-    graph: Graph, node: Node, inputs: list[NDArray[np.float32]]
-) -> list[NDArray[np.float32]]:
-    """Standard normal inputs of a quantized layer, scaled so that they use the whole grid."""
-    grid = graph.quantized.get(node.name)
-    if grid is None:
-        return inputs
-    scale = np.float32(LARGEST[grid.format] * grid.input_step / 3)
-    return [inputs[0] * scale, *inputs[1:]]
-
-
-def _needed(graph: Graph) -> set[str]:
-    """The layers that an output depends on. Backends may leave out the others."""
-    needed = set(graph.outputs)
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    return needed
-
-
-class _Findings:
-    """What the answers of one backend come to: rows, and how it fared."""
-
-    def __init__(
-        self, kind: type[Backend], subject: Subject, standard: _Standard, *, asked_for: bool
-    ) -> None:
-        self.backend = kind.name
-        self.reads_model = kind.reads_model
-        self.may_lack = kind.optional and not asked_for
-        self.graph = subject.written if kind.reads_model else subject.graph
-        self.standard = standard
-        self.needed = _needed(self.graph)
-        self.rows: list[Row] = []
-        self.failures: list[str] = []
-        self.shipped = False
-        self.unsupported: str | None = None
-        self.samples: dict[str, NDArray[Any]] = {}
-
-    def request(self, sizes: Sequence[int], samples: NDArray[np.float32] | None) -> Request:
-        """What the backend is asked: every layer of its graph, which may have no dropout."""
-        alone, provoked = (
-            [
-                Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
-                for node in self.graph.nodes
-            ]
-            for group in self.standard.trials
-        )
-        return Request(self.standard.images, alone, provoked, sizes, samples)
-
-    def take(self, answer: Answer | Ended) -> None:
-        """Compare what one step gave."""
-        if isinstance(answer, Ended):
-            self.failures.append(answer.status)
-            return
-        if answer.unsupported:
-            self.unsupported = answer.failure
-        elif answer.step == "open" and answer.failure is not None and self.may_lack:
-            self.unsupported = f"it can't load the model ({answer.failure})"
-        elif answer.failure is not None:
-            self.failures.append(f"failed: {answer.failure}")
-        match answer.step:
-            case "parameters":
-                if not self.reads_model:  # those of a model are looked at once, in its file
-                    self.take_weights(answer.faults)
-            case "alone" | "provoked":
-                self._alone(answer)
-            case "end_to_end":
-                self._whole("end_to_end", answer, [node.name for node in self.graph.nodes])
-            case "shipped":
-                self.shipped = self.shipped or answer.failure is None
-                self._whole("shipped", answer, self.graph.outputs)
-            case "samples":
-                self.samples = answer.tensors
-            case "open":
-                self._blame(answer.failure)
-
-    def take_weights(self, faults: Mapping[str, str]) -> None:
-        """A row for every weight: as it should be, or what is wrong with it."""
-        for node in self.graph.nodes:
-            for whole in node.parameter_names().values():
-                message = faults.get(whole)
-                error = 0.0 if message is None else None
-                self._add(node.name, "parameters", error, message)
-
-    def result(self) -> BackendResult:
-        """How the backend fared in all."""
-        if self.unsupported is not None:
-            return BackendResult(self.backend, f"not run: {self.unsupported}", None)
-        status = self.failures[0] if self.failures else "ran"
-        # What is certified is the shipped artifact: without its outputs nothing has passed.
-        passed = self.shipped and not self.failures and all(row.passed for row in self.rows)
-        return BackendResult(self.backend, status, passed)
-
-    def _alone(self, answer: Answer) -> None:
-        group = next(g for g in self.standard.trials if g.check == answer.step)
-        for node in self.graph.nodes:
-            if node.name in answer.tensors:
-                value, tolerance, peaks = group.values[node.name]
-                got = answer.tensors[node.name]
-                self._compare(node.name, group.check, got, value, tolerance, peaks)
-            elif node.name in answer.faults or answer.failure is None:
-                self._add(node.name, group.check, None, answer.faults.get(node.name, "no result"))
-
-    def _whole(self, check: Check, answer: Answer, names: Sequence[str]) -> None:
-        expected = self.standard.expected
-        for name in names:
-            if name in answer.tensors:
-                first = slice(answer.images)
-                value, tolerance = expected.values[name][first], expected.tolerances[name][first]
-                got, peaks = answer.tensors[name], expected.peaks[name][first]
-                self._compare(name, check, got, value, tolerance, peaks, answer.images)
-            elif name in answer.faults:
-                self._add(name, check, None, answer.faults[name])
-            elif answer.failure is None and name in self.needed:
-                self._add(name, check, None, f"{self.backend} has no tensor {name}")
-        if not answer.faults:
-            self._blame(answer.failure)
-
-    def _blame(self, failure: str | None) -> None:
-        """A row for the layer that a failure names, if it names one."""
-        if failure is None or self.unsupported is not None:
-            return
-        for node in self.graph.nodes:
-            if re.search(rf"(?<![\w/.-]){re.escape(node.name)}(?![\w/-])", failure):
-                self._add(node.name, "end_to_end", None, failure)
-                return
-
-    def _compare(
-        self,
-        name: str,
-        check: Check,
-        got: NDArray[Any],
-        value: Array,
-        tolerance: Array,
-        peaks: Array,
-        images: int | None = None,
-    ) -> None:
-        largest = self.standard.precisions[name].largest
-        row = compare(name, self.backend, check, got, value, tolerance, peaks, largest)
-        self.rows.append(replace(row, images=images))
-
-    def _add(self, layer: str, check: Check, error: float | None, message: str | None) -> None:
-        passed = message is None
-        self.rows.append(Row(layer, self.backend, check, error, error, 0.0, passed, message))
