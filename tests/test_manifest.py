@@ -28,6 +28,7 @@ from alexc_runtime.manifest import (
     Preprocess,
     open_bundle,
     parse,
+    read,
     render,
 )
 from tests.small_bundle import MANIFEST, PLAN, make, weights
@@ -241,7 +242,13 @@ def _foreign(change: Callable[[dict[str, Any]], object]) -> bytes:
         (lambda m: m.update(outputs=["x"]), "bundle/manifest", "outputs[0] is not an object"),
         (lambda m: m["input"].update(shape=[3, 0, 7]), "bundle/manifest", "input.shape is [3, 0,"),
         (lambda m: m["input"].update(shape=[3, True]), "bundle/manifest", "input.shape[1] is true"),
-        (lambda m: m["input"].update(dtype="float16"), "bundle/manifest", "not float32"),
+        (lambda m: m["input"].update(dtype="float16"), "bundle/manifest", "input.dtype is float16"),
+        (lambda m: m["input"].update(dtype="uint8"), "bundle/manifest", "takes 3×9×11 of uint8"),
+        (
+            lambda m: m.update(input={**m["input"], "dtype": "uint8"}, preprocess=None),
+            "bundle/manifest",
+            "no preprocess says of what",
+        ),
         (lambda m: m["input"]["batch"].update(max=1), "bundle/manifest", "1 ≤ min ≤ opt ≤ max"),
         (lambda m: m["outputs"][1].pop("shape"), "bundle/manifest", "outputs[1].shape is missing"),
         (lambda m: m["preprocess"].update(crop=[9]), "bundle/manifest", "preprocess.crop is [9]"),
@@ -321,3 +328,16 @@ def test_a_digest_is_that_of_the_usual_tool(built: Path) -> None:
     if tool := shutil.which("sha256sum"):
         done = subprocess.run([tool, built / WEIGHTS], capture_output=True, text=True, check=True)
         assert done.stdout.split()[0] == manifest.files[WEIGHTS].sha256 == sha256(built / WEIGHTS)
+
+
+def test_a_bundle_may_take_pixels(tmp_path: Path) -> None:
+    """An input without a type, as version 1 allows, takes float32."""
+    assert MANIFEST.preprocess is not None
+    pixels = replace(
+        MANIFEST,
+        input=replace(MANIFEST.input, dtype="uint8"),
+        preprocess=replace(MANIFEST.preprocess, dtype="uint8"),
+    )
+    make(tmp_path / "pixels", input=pixels.input, preprocess=pixels.preprocess)
+    found = read(tmp_path / "pixels")
+    assert (found.input, found.preprocess) == (pixels.input, pixels.preprocess)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from alexc_runtime import PhotoError, PhotoMissingError, load_photo, load_photos
 from alexc_runtime.manifest import Channels, Preprocess
-from alexc_runtime.preprocess import MAX_PIXELS, read_photo, to_input
+from alexc_runtime.preprocess import MAX_PIXELS, normalised, read_photo, to_input
 
 
 def plain(
@@ -69,6 +70,24 @@ def test_a_pixel_becomes_what_the_formula_says(
     assert array.flags.c_contiguous
     for plane, value in zip(array, expected, strict=True):
         np.testing.assert_allclose(plane, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr", "grey"])
+def test_where_the_model_normalises_a_photo_ends_as_its_pixels(
+    tmp_path: Path, channels: Channels
+) -> None:
+    noise(22, 31).save(tmp_path / "photo.png")
+    count = 1 if channels == "grey" else 3
+    mean, std = (0.4, 0.5, 0.6)[:count], (0.2, 0.3, 0.25)[:count]
+    outside = Preprocess(9, (5, 7), channels, 1 / 255, mean, std)
+    inside = replace(outside, dtype="uint8")
+    pixels = load_photos([tmp_path / "photo.png"] * 2, inside)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (2, count, 5, 7)
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(
+        normalised(pixels, outside), load_photos([tmp_path / "photo.png"] * 2, outside)
+    )
 
 
 @pytest.mark.parametrize("size", [(40, 61), (61, 40), (50, 50), (19, 227), (24, 24), (7, 9)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from alexc.ops.base import Shape
 from alexc.verify.inputs import structured
 from alexc_runtime.errors import PhotoError
 from alexc_runtime.manifest import Preprocess
-from alexc_runtime.preprocess import load_photo
+from alexc_runtime.preprocess import load_photo, normalised
 
 Images = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
 # A third is held out. The largest of 10 photographs' maxima is already within some percent of that
 # of 1,000 in the nets of docs/precision.md, and the methods other than `max` look at less.
@@ -56,16 +58,22 @@ def photo_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def load_images(paths: Sequence[Path], preprocess: Preprocess) -> Images:
-    """The photographs as the net takes them, `(images, channels, height, width)`.
+    """The photographs as the net takes them, float32 `(images, channels, height, width)`.
 
     Raises AlexcError calibrate/images with everything that makes them unfit.
     """
+    return normalised(load_pixels(paths, preprocess), preprocess)
+
+
+def load_pixels(paths: Sequence[Path], preprocess: Preprocess) -> Pixels:
+    """As `load_images`, before they are normalised: uint8."""
     files = photo_files(paths)
-    images: list[Images] = []
+    images: list[Pixels] = []
     faults = []
     for file in files:
         try:
-            images.append(load_photo(file, preprocess))
+            photo = load_photo(file, replace(preprocess, dtype="uint8"))
+            images.append(photo.astype(np.uint8, copy=False))
         except PhotoError as error:
             faults.append(Diagnostic("calibrate/images", error.message))
     if faults:
@@ -74,7 +82,7 @@ def load_images(paths: Sequence[Path], preprocess: Preprocess) -> Images:
     return np.stack(images)
 
 
-def check(names: Sequence[str], images: Sequence[Images]) -> None:
+def check(names: Sequence[str], images: Sequence[Images | Pixels]) -> None:
     """Raise AlexcError calibrate/images if ranges can't be measured on these images."""
     seen: dict[bytes, str] = {}
     copies, flat, noise = [], [], []
@@ -118,7 +126,7 @@ def stand_ins(shape: Shape, preprocess: Preprocess | None, count: int = 4) -> Im
     return np.asarray((pixels - mean) / std, np.float32)
 
 
-def neighbour_correlation(image: Images) -> float:
+def neighbour_correlation(image: Images | Pixels) -> float:
     """The correlation of pixels with their right and lower neighbours, from −1 to 1."""
     total, weight = 0.0, 0.0
     for plane in image.astype(np.float64):

@@ -48,6 +48,8 @@ def verify(
     The outputs compared last are those of the very bytes in the bundle. Exit status 1 if a backend
     diverges, or none could run.
     """
+    import numpy as np
+
     from alexc.build import graph_of
     from alexc.bundle import net_in, runtime_faults
     from alexc.verify.backends import BACKENDS
@@ -73,7 +75,7 @@ def verify(
         if preprocess is None:
             raise fault("verify/no-preprocess", "the bundle does not say how to read photographs")
         with runtime_faults():
-            inputs = load_photos(images, preprocess)
+            inputs = load_photos(images, preprocess).astype(np.float32)
     with steps(enabled=not json) as progress:
         report = cross_check(
             graph,

@@ -5,7 +5,8 @@
     rgb, bgr, grey  grey by ITU-R 601: 0.299 R + 0.587 G + 0.114 B
     resize          the shorter side to `resize`, in proportion, bilinear with antialiasing
     crop            the centre
-    x = (pixel · scale − mean) / std, float32, channels first
+    x = (pixel · scale − mean) / std, float32, channels first; where the bundle takes uint8, the
+                    pixels themselves, since its model computes this
 
 Resizing and cropping agree with torchvision's `Resize` and `CenterCrop` on a Pillow image, so that
 published weights give their published accuracy. Colour profiles are not applied: the nets were
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    # Of float32, or of uint8 where the bundle takes pixels.
+    Images = NDArray[np.float32] | NDArray[np.uint8]
+
 # Formats of photographs. The others that Pillow knows hold programs (EPS), documents or icons.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -39,21 +43,21 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
-def load_photos(
-    paths: Iterable[str | os.PathLike[str]], preprocess: Preprocess
-) -> NDArray[np.float32]:
-    """The photos as a batch, float32 `(photos, channels, height, width)`.
+def load_photos(paths: Iterable[str | os.PathLike[str]], preprocess: Preprocess) -> Images:
+    """The photos as a batch of `preprocess.dtype`, `(photos, channels, height, width)`.
 
     Raises PhotoError for the first file that can't be read as a photo.
     """
     photos = [load_photo(path, preprocess) for path in paths]
-    if not photos:
-        return np.empty((0, preprocess.channel_count, *preprocess.crop), np.float32)
-    return np.stack(photos)
+    shape = (len(photos), preprocess.channel_count, *preprocess.crop)
+    batch: Images = np.empty(shape, preprocess.dtype)
+    for place, photo in zip(batch, photos, strict=True):
+        place[...] = photo
+    return batch
 
 
-def load_photo(path: str | os.PathLike[str], preprocess: Preprocess) -> NDArray[np.float32]:
-    """One photo, float32 `(channels, height, width)`. Raises PhotoError if it can't be read."""
+def load_photo(path: str | os.PathLike[str], preprocess: Preprocess) -> Images:
+    """One photo, `(channels, height, width)`. Raises PhotoError if it can't be read."""
     image = read_photo(path)
     try:
         return to_input(image, preprocess)
@@ -101,8 +105,8 @@ def read_photo(path: str | os.PathLike[str]) -> Image.Image:
         ) from None
 
 
-def to_input(image: Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
-    """An upright image of 8 bits a channel as float32 `(channels, height, width)`.
+def to_input(image: Image.Image, preprocess: Preprocess) -> Images:
+    """An upright image of 8 bits a channel as the bundle takes it, `(channels, height, width)`.
 
     Raises ValueError if it is smaller than the crop and is not to be resized, or so much longer
     than wide that it would have more than MAX_PIXELS after resizing.
@@ -126,9 +130,15 @@ def to_input(image: Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
     planes = pixels[np.newaxis] if preprocess.channels == "grey" else pixels.transpose(2, 0, 1)
     if preprocess.channels == "bgr":
         planes = planes[::-1]
+    planes = np.ascontiguousarray(planes)
+    return planes if preprocess.dtype == "uint8" else normalised(planes, preprocess)
+
+
+def normalised(pixels: Images, preprocess: Preprocess) -> NDArray[np.float32]:
+    """x = (pixel · scale − mean) / std of pixels `(…, channels, height, width)`, in float32."""
     mean = np.array(preprocess.mean, np.float32)[:, np.newaxis, np.newaxis]
     std = np.array(preprocess.std, np.float32)[:, np.newaxis, np.newaxis]
-    scaled = planes.astype(np.float32, order="C") * np.float32(preprocess.scale)
+    scaled = pixels.astype(np.float32) * np.float32(preprocess.scale)
     return np.asarray((scaled - mean) / std, np.float32)
 
 
