@@ -49,6 +49,10 @@ class Fields:
     def number(self, key: str) -> float:
         return float(self._take(key, *_Number))
 
+    def optional_number(self, key: str) -> float | None:
+        value = self._take(key, *_Number, type(None))
+        return None if value is None else float(value)
+
     def truth(self, key: str) -> bool:
         return cast(bool, self._take(key, bool))
 

@@ -29,6 +29,7 @@ from typing import Any, Literal, cast
 from alexc_runtime.digests import FileRecord, differences, is_safe
 from alexc_runtime.errors import BundleError, BundleMissingError
 from alexc_runtime.fields import Fields
+from alexc_runtime.planned import Plan
 
 FORMAT = "alexc-bundle"
 VERSION = 1
@@ -169,7 +170,8 @@ class Manifest:
 
     `inputs_digest` covers all that went into the build; a second build with the same one would
     make the same bundle. `spec` is the resolved spec as JSON, from which the graph can be built
-    again. `versions` are those of the tools that made it. `precision` is that of the model.
+    again. `versions` are those of the tools that made it. `precision` is that of the model, and
+    `plan` what a search for the fastest engines found, if there was one.
     """
 
     alexc: str
@@ -186,6 +188,7 @@ class Manifest:
     versions: Mapping[str, str]
     verification: Verification
     precision: str = "fp32"
+    plan: Plan | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -200,7 +203,8 @@ class Manifest:
                 )
         elif self.input.dtype != "float32":
             raise ValueError(f"the input takes {self.input.dtype}, and no preprocess says of what")
-        for path in (*self.files, *(record.path for record in self.engines)):
+        planned = self.plan.paths if self.plan is not None else []
+        for path in (*self.files, *(record.path for record in self.engines), *planned):
             if path is not None and not is_safe(path):
                 raise ValueError(f"{path!r} does not name a file inside the bundle")
 
@@ -282,6 +286,7 @@ def render(manifest: Manifest) -> bytes:
             "digests": dict(manifest.verification.digests),
         },
         "versions": dict(manifest.versions),
+        **({"plan": manifest.plan.to_json()} if manifest.plan else {}),
         "spec": manifest.spec,
     }
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -381,6 +386,7 @@ def _manifest(fields: Fields) -> Manifest:
         engines=fields.listing("engines", _engine),
         verification=_verification(fields.object("verification")),
         versions=fields.text_map("versions"),
+        plan=fields.optional("plan", Plan.read) if "plan" in fields.content else None,
         spec=fields.object("spec").content,
     )
 

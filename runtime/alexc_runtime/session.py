@@ -1,7 +1,8 @@
 """Opening a bundle, choosing the engine that runs it, and guarding what goes in.
 
-The choice: the first of `ENGINES` that can run on this machine and finds its plan in the bundle.
-An engine that is asked for by name serves or is an error; nothing takes its place.
+The choice: what the bundle's plan says, where `alexc build --target auto` made one; else the first
+of `ENGINES` that can run on this machine and finds its file in the bundle. An engine that is asked
+for by name serves or is an error; nothing takes its place.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.openvino import OpenVino
+from alexc_runtime.engines.planned import PlannedEngine
 from alexc_runtime.engines.tensorrt import TensorRT, TensorRTForRTX
 from alexc_runtime.errors import BatchError, EngineError, EngineUnavailableError
 from alexc_runtime.manifest import MODEL, Bundle, EngineRecord, Manifest, open_bundle
+from alexc_runtime.planned import Plan, Way, this_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,9 +168,11 @@ def open(
 ) -> Session:
     """Open the bundle in the folder `path`, every byte of it checked, and load it on an engine.
 
-    Without `engine`, the best one at hand is chosen, and `Session.why` says why. `precision` picks
-    one where an engine has several (`fp32`, `fp16`). `threads` bounds the CPU threads of an engine
-    on the CPU; None leaves it to the engine, which takes all cores.
+    Without `engine`, the best one at hand is chosen, and `Session.why` says why. A bundle with a
+    plan may have one for each range of batch sizes: each is loaded when its first batch comes, and
+    holds the weights for itself. `precision` picks one where an engine has several (`fp32`,
+    `fp16`). `threads` bounds the CPU threads of an engine on the CPU; None leaves it to the plan,
+    or to the engine, which takes all cores.
 
     Raises BundleMissingError or BundleError if it is no whole bundle, EngineUnavailableError if
     the engine asked for can't serve here (or none can), EngineError if it fails to load.
@@ -183,6 +188,8 @@ def open(
     bundle = open_bundle(path)
     if engine is not None:
         return _open_on(bundle, engine, precision, threads)
+    if precision is None and (plan := bundle.manifest.plan) is not None:
+        return _open_planned(bundle, plan, threads)
     return _open_on_best(bundle, precision, threads)
 
 
@@ -195,6 +202,35 @@ def _open_on(bundle: Bundle, name: str, precision: str | None, threads: int | No
         )
     loaded = ENGINES[name](bundle, record, threads)
     return Session(bundle, loaded, record, f"{name}: asked for")
+
+
+def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
+    def load(way: Way) -> Engine:
+        kind = ENGINES.get(way.engine)
+        obstacle = "this alexc_runtime does not know it" if kind is None else kind.obstacle()
+        if kind is None or obstacle is not None:
+            raise EngineUnavailableError("engine/unavailable", f"{way.engine}: {obstacle}")
+        record = EngineRecord(way.engine, way.precision, "verified", way.path)
+        return kind(bundle, record, way.threads if threads is None else threads)
+
+    try:
+        engine = PlannedEngine(plan, load)
+    except EngineError:
+        return _open_on_best(bundle, None, threads)
+    reason = f"{plan.said}: planned, the fastest of {len(plan.candidates)} within {plan.budget}"
+    if engine.passed_over:
+        reason += f". {engine.first} serves; passed over: " + "; ".join(
+            f"{way}: {why}" for way, why in engine.passed_over.items()
+        )
+    if departures := plan.machine.departures(this_machine()):
+        reason += (
+            f". This is another machine than was planned for ({'; '.join(departures)}): "
+            "`alexc build` measures anew on it"
+        )
+    record = EngineRecord(
+        engine.first.engine, engine.first.precision, "verified", engine.first.path
+    )
+    return Session(bundle, engine, record, reason)
 
 
 def _open_on_best(bundle: Bundle, precision: str | None, threads: int | None) -> Session:

@@ -1,0 +1,87 @@
+"""The engines of a plan as one: each batch runs on the engine that was chosen for its size.
+
+An engine is loaded when a batch of its range comes first, but for that of the smallest batches,
+with which a session opens. Each keeps the weights once more, in memory and in the precision that it
+likes; who wants one engine only opens the bundle with `engine=`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from alexc_runtime.engines.base import Engine
+from alexc_runtime.errors import EngineError, EngineUnavailableError
+from alexc_runtime.planned import Plan, Way
+
+if TYPE_CHECKING:
+    from alexc_runtime.engines.base import Array
+
+# Loads a way. Raises EngineError if it can't be.
+Loader = Callable[[Way], Engine]
+
+
+class PlannedEngine(Engine):
+    """The engines of a plan, each loaded when a batch of its range comes first.
+
+    One that can't be loaded, or takes no batch of that size, is passed over for the next best of
+    the plan. Threads may share it. `first` is the way that the smallest batches are run.
+    """
+
+    def __init__(self, plan: Plan, load: Loader) -> None:
+        self._plan = plan
+        self._load = load
+        self._loading = threading.Lock()
+        self._engines: dict[Way, Engine] = {}
+        self._failed: dict[Way, str] = {}
+        self.first = self._way(plan.choices[0].min)
+
+    @classmethod
+    def obstacle(cls) -> str | None:
+        return None
+
+    @property
+    def passed_over(self) -> Mapping[str, str]:
+        """The ways of the plan that could not be loaded so far, and why."""
+        return {str(way): reason for way, reason in self._failed.items()}
+
+    def run(self, batch: Array) -> dict[str, Array]:
+        return self._engines[self._way(len(batch))].run(batch)
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def _way(self, batch: int) -> Way:
+        """The way that a batch of this size is run, loaded. Raises EngineError if there is none."""
+        for way in self._plan.ways(batch):
+            if way in self._failed:
+                continue
+            engine = self._engines.get(way) or self._loaded(way)
+            if engine is not None and _takes(engine, batch):
+                return way
+        raise EngineError(
+            "engine/none",
+            f"no engine of the plan can run a batch of {batch} on this machine",
+            notes=tuple(f"{way}: {reason}" for way, reason in self.passed_over.items()),
+        )
+
+    def _loaded(self, way: Way) -> Engine | None:
+        with self._loading:
+            if way not in self._engines and way not in self._failed:
+                try:
+                    self._engines[way] = self._load(way)
+                except EngineError as error:
+                    # An engine that is here should have run: a machine that serves slower than it
+                    # could must say so without being asked.
+                    if not isinstance(error, EngineUnavailableError):
+                        logging.getLogger("alexc_runtime").warning("%s", error)
+                    self._failed[way] = error.message
+            return self._engines.get(way)
+
+
+def _takes(engine: Engine, batch: int) -> bool:
+    smallest, largest = engine.batch_limits
+    return smallest <= batch and (largest is None or batch <= largest)
