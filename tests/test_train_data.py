@@ -6,11 +6,9 @@ import gzip
 import json
 import pickle  # noqa: TID251  (to write what others write; nothing here loads it)
 import struct
-import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -331,43 +329,6 @@ def test_a_run_on_photos_that_are_not_held_goes_on_and_survives_damage(
     assert [start("parts", stop) == whole for stop in (2, 3, None)] == [False, False, True]
     epochs = [line for line in metrics.read(tmp_path / "whole") if line["kind"] == "epoch"]
     assert 1 <= sum(line["damaged"] for line in epochs) <= 2
-
-
-# ---- the hub -------------------------------------------------------------------------------------
-
-
-class _Label:
-    names: ClassVar = ["ant", "bee"]
-
-
-class _Rows:
-    """As much of the package `datasets` as is used, with six photos."""
-
-    features: ClassVar = {"img": None, "label": _Label()}
-
-    def __getitem__(self, key: str | int) -> Any:
-        if key == "label":
-            return [0, 1, 0, 1, 0, 1]
-        assert isinstance(key, int)
-        if key == 3:
-            raise OSError("cut short")
-        return {"img": Image.new("L", (30, 20), 10 * key), "label": key % 2}
-
-
-def test_a_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = ModuleType("datasets")
-    fake.load_dataset = lambda _: {"train": _Rows(), "validation": _Rows()}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    data = _open("hf:owner/ants", "test")
-    assert (len(data), data.shape, data.classes) == (5, (24, 20, 3), ("ant", "bee"))
-    assert data.damaged == ("hf:owner/ants, row 3: cut short",)
-    assert data.read(np.array([4]))[0].mean() == 50
-    fake.load_dataset = lambda _: {"extra": _Rows()}  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match="has no part to test: extra"):
-        _open("hf:owner/ants", "test")
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match="needs the package datasets"):
-        _open("hf:owner/ants", "test")
 
 
 # ---- shards --------------------------------------------------------------------------------------
