@@ -133,7 +133,7 @@ def build(net: Net, options: Options, progress: Progress) -> Result:
         return Result(manifest, None)
     with staged(options.out) as stage:
         progress("weights")
-        weights = _weights(net, options)
+        weights = weights_for(net, options.weights, options.seed)
         model = _narrow(net, options, weights, progress)
         progress("model")
         asked = [target.engine for target in options.targets] or MODEL_ENGINES
@@ -181,7 +181,7 @@ def write_model(graph: Graph, weights: Weights, folder: Path, engines: Sequence[
         if (form := fastest_form(engine, plain)) is not None:
             models[FILES[engine]] = form
     for file, written_as in models.items():
-        (folder / file).write_bytes(serialize(to_onnx(written_as, extents, WEIGHTS)))
+        (folder / file).write_bytes(serialize(to_onnx(written_as, extents)))
 
 
 def _inputs(net: Net, options: Options) -> dict[str, Any]:
@@ -219,12 +219,12 @@ def digest_of(file: Path) -> str:
         raise usage_fault("file/unreadable", f"{file}: {error.strerror}") from None
 
 
-def _weights(net: Net, options: Options) -> Weights:
-    """The weights given, or drawn as the spec says, in the order of the graph."""
-    if options.weights is not None:
-        return store.read(options.weights, net.graph)
+def weights_for(net: Net, file: Path | None, seed: int) -> Weights:
+    """The weights in the file, or drawn as the spec says, in the order of the graph."""
+    if file is not None:
+        return store.read(file, net.graph)
     layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
-    return draw(net.graph, net.spec.header.init, layers, options.seed)
+    return draw(net.graph, net.spec.header.init, layers, seed)
 
 
 def _narrow(net: Net, options: Options, weights: Weights, progress: Progress) -> Narrow:
@@ -235,7 +235,7 @@ def _narrow(net: Net, options: Options, weights: Weights, progress: Progress) ->
         options.precision,
         net.spec.header.precision,
         options.calibrate,
-        _preprocess(net),
+        preprocess_of(net),
         progress,
     )
 
@@ -382,7 +382,7 @@ def _manifest(
             Output(name, graph.shapes[name], probabilities and index == 0)
             for index, name in enumerate(graph.outputs)
         ),
-        preprocess=_preprocess(net),
+        preprocess=preprocess_of(net),
         labels=net.labels,
         spec=net.spec.to_json(),
         precision=_of_model(options),
@@ -397,7 +397,7 @@ def _manifest(
     )
 
 
-def _preprocess(net: Net) -> Preprocess | None:
+def preprocess_of(net: Net) -> Preprocess | None:
     """The spec's preprocessing with its defaults written out, as the runtime wants it."""
     said = net.spec.header.preprocess
     if said is None:

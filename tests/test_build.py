@@ -194,6 +194,15 @@ def test_verify_holds_the_contract(alexc: Alexc, built: Path) -> None:
         assert {"layer", "backend", "max_abs", "rel_l2", "tolerance", "passed"} <= row.keys()
 
 
+def test_verify_takes_a_spec_and_its_weights(alexc: Alexc, built: Path, spec: Path) -> None:
+    ran = alexc("verify", spec, "--weights", built / "weights.safetensors", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["passed"] is True
+    ran = alexc("verify", built, "--weights", built / "weights.safetensors")
+    assert ran.status == 2
+    assert "error[verify/weights]" in ran.err
+
+
 def test_verify_takes_photographs_and_one_backend(alexc: Alexc, built: Path, photo: Path) -> None:
     ran = alexc("verify", built, "--image", photo, "--backend", "onnxruntime")
     assert ran.status == 0, ran.err

@@ -1,8 +1,11 @@
-"""`alexc verify`: is this bundle still the function that its spec describes, on this machine?"""
+"""`alexc verify`: does a bundle, or what a spec is lowered to, compute what the spec describes?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,13 +14,40 @@ from alexc.cli.terminal import JsonOption, console, print_json, steps
 from alexc.diagnostics import fault, usage_fault
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
+    from alexc.graph.graph import Graph
     from alexc.verify.report import Report, Row
+    from alexc_runtime.manifest import Preprocess
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What the command line names: a net, its weights by whole name, and its model.onnx.
+
+    `written` is the graph that the model was written from.
+    """
+
+    name: str
+    graph: Graph
+    weights: Mapping[str, NDArray[np.float32]]
+    model: Path
+    written: Graph
+    preprocess: Preprocess | None
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|SPEC", help="A bundle's folder, or a spec.")
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="Of a spec: its weights; default: drawn from --seed."
+        ),
+    ] = None,
     images: Annotated[
         list[Path] | None,
         typer.Option("--image", metavar="FILE", help="A photograph to use; may be repeated."),
@@ -33,7 +63,7 @@ def verify(
         ),
     ] = 2,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="What synthetic images come from.")
+        int, typer.Option("--seed", metavar="N", min=0, help="What is drawn comes from this.")
     ] = 0,
     html: Annotated[
         Path | None,
@@ -43,20 +73,13 @@ def verify(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Cross-check a bundle on this machine: every layer of every backend against the reference.
+    """Cross-check on this machine: every layer of every backend against the reference.
 
-    The outputs compared last are those of the very bytes in the bundle. Exit status 1 if a backend
-    diverges, or none could run.
+    The outputs compared last are those of the very bytes in the bundle. Of a spec it is what a
+    build in fp32 would make. Exit status 1 if a backend diverges, or none could run.
     """
-    import numpy as np
-
-    from alexc.build import graph_of
-    from alexc.bundle import net_in, runtime_faults
     from alexc.verify.backends import BACKENDS
     from alexc.verify.crosscheck import verify as cross_check
-    from alexc.weights import store
-    from alexc_runtime import load_photos, open_bundle
-    from alexc_runtime.manifest import MODEL, WEIGHTS
 
     for name in backend or ():
         if name in BACKENDS and (package := BACKENDS[name].missing()) is not None:
@@ -65,36 +88,69 @@ def verify(
                 f"{name} was asked for, and the package {package} is not installed",
                 help=f"pip install {package}",
             )
-    with runtime_faults():
-        opened = open_bundle(bundle)
-    graph = net_in(opened.manifest, str(opened.folder)).graph
-    weights = store.read(opened.path(WEIGHTS), graph)
-    inputs = None
-    if images:
-        preprocess = opened.manifest.preprocess
-        if preprocess is None:
-            raise fault("verify/no-preprocess", "the bundle does not say how to read photographs")
-        with runtime_faults():
-            inputs = load_photos(images, preprocess).astype(np.float32)
-    with steps(enabled=not json) as progress:
-        report = cross_check(
-            graph,
-            weights,
-            opened.path(MODEL),
-            written=graph_of(opened, graph, weights),
-            inputs=inputs,
-            seed=seed,
-            backends=backend,
-            batch=batch,
-            progress=progress,
-        )
+    with TemporaryDirectory(prefix="alexc-verify-") as scratch:
+        checked = _target(target, weights, seed, Path(scratch))
+        inputs = _photographs(images, checked.preprocess) if images else None
+        with steps(enabled=not json) as progress:
+            report = cross_check(
+                checked.graph,
+                checked.weights,
+                checked.model,
+                written=checked.written,
+                inputs=inputs,
+                seed=seed,
+                backends=backend,
+                batch=batch,
+                progress=progress,
+            )
     if html is not None:
-        _write_page(report, html, opened.manifest.name)
+        _write_page(report, html, checked.name)
     if json:
         print_json(report.to_json())
     else:
         _print(report)
     raise typer.Exit(0 if report.passed else 1)
+
+
+def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Target:
+    """The bundle in the folder, or the model of the spec in the file, written to `scratch`."""
+    from alexc.build import MODEL_ENGINES, graph_of, preprocess_of, weights_for, write_model
+    from alexc.bundle import net_in, runtime_faults
+    from alexc.frontend import load_net
+    from alexc.passes.inference import inference
+    from alexc.weights import store
+    from alexc_runtime import open_bundle
+    from alexc_runtime.manifest import MODEL, WEIGHTS
+
+    if path.is_file():
+        net = load_net(path)
+        drawn = weights_for(net, weights, seed)
+        write_model(net.graph, drawn, scratch, MODEL_ENGINES)
+        written = inference(net.graph)
+        name, preprocess = net.spec.name, preprocess_of(net)
+        return _Target(name, net.graph, drawn, scratch / MODEL, written, preprocess)
+    if weights is not None:
+        raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
+    with runtime_faults():
+        opened = open_bundle(path)
+    manifest = opened.manifest
+    graph = net_in(manifest, str(opened.folder)).graph
+    own = store.read(opened.path(WEIGHTS), graph)
+    written = graph_of(opened, graph, own)
+    return _Target(manifest.name, graph, own, opened.path(MODEL), written, manifest.preprocess)
+
+
+def _photographs(files: list[Path], preprocess: Preprocess | None) -> NDArray[np.float32]:
+    """The photographs as the net takes them; pixels as the numbers that they are."""
+    import numpy as np
+
+    from alexc.bundle import runtime_faults
+    from alexc_runtime import load_photos
+
+    if preprocess is None:
+        raise fault("verify/no-preprocess", "nothing says how to read photographs")
+    with runtime_faults():
+        return np.asarray(load_photos(files, preprocess), np.float32)
 
 
 def _write_page(report: Report, path: Path, name: str) -> None:
