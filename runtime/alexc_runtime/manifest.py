@@ -129,16 +129,43 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What a plan was built with, and so where it runs.
+
+    `library` is the version that built it. `targets` are compute capabilities (`8.9`), none meaning
+    the library's default. `profiles` are the ranges of batches that it was made for. `stripped` if
+    the weights are not in it but put in from `weights.safetensors` when it is loaded.
+    `any_version` if later versions of the library load it, `any_gpu` if GPUs from 8.0 on do.
+    """
+
+    library: str
+    targets: tuple[str, ...] = ()
+    profiles: tuple[BatchRange, ...] = ()
+    stripped: bool = False
+    any_version: bool = False
+    any_gpu: bool = False
+
+
+@dataclass(frozen=True)
 class EngineRecord:
     """One way to run the bundle: `path` is the plan or model that it loads, None if none was made.
 
     `status` says in words what the build knows of it: `verified`, `built, not run: no GPU`.
+    `built` is there for plans.
     """
 
     engine: str
     precision: str
     status: str
     path: str | None
+    built: Built | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        content = asdict(self)
+        if self.built is None:
+            del content["built"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -278,7 +305,7 @@ def render(manifest: Manifest) -> bytes:
         "preprocess": asdict(manifest.preprocess) if manifest.preprocess else None,
         "labels": manifest.labels,
         "precision": manifest.precision,
-        "engines": [asdict(record) for record in manifest.engines],
+        "engines": [record.to_json() for record in manifest.engines],
         "verification": {
             "passed": manifest.verification.passed,
             "reference": manifest.verification.reference,
@@ -396,11 +423,10 @@ def _file(fields: Fields) -> FileRecord:
 
 
 def _input(fields: Fields) -> Input:
-    batch = fields.object("batch")
     return Input(
         fields.text("name"),
         _shape(fields),
-        BatchRange(batch.integer("min"), batch.integer("opt"), batch.integer("max")),
+        _batch(fields.object("batch")),
         _input_type(fields),
     )
 
@@ -444,7 +470,23 @@ def _engine(fields: Fields) -> EngineRecord:
         fields.text("precision"),
         fields.text("status"),
         fields.optional_text("path"),
+        fields.optional("built", _built) if "built" in fields.content else None,
     )
+
+
+def _built(fields: Fields) -> Built:
+    return Built(
+        fields.text("library"),
+        fields.texts("targets"),
+        fields.listing("profiles", _batch),
+        fields.truth("stripped"),
+        fields.truth("any_version"),
+        fields.truth("any_gpu"),
+    )
+
+
+def _batch(fields: Fields) -> BatchRange:
+    return BatchRange(fields.integer("min"), fields.integer("opt"), fields.integer("max"))
 
 
 def _backend(fields: Fields) -> BackendRecord:
