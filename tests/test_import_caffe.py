@@ -95,7 +95,7 @@ def test_the_model_of_an_imported_net_computes_the_same(tmp_path: Path) -> None:
     done = imported(tmp_path, "old.prototxt", weights=tmp_path / "w.caffemodel")
     assert done.weights is not None
     graph = load_net(done.spec).graph
-    model = to_onnx(graph, store.extents(done.weights), done.weights.name)
+    model = to_onnx(graph, store.extents(done.weights))
     (tmp_path / "model.onnx").write_bytes(serialize(model))
     session = onnxruntime.InferenceSession(
         tmp_path / "model.onnx", providers=["CPUExecutionProvider"]

@@ -58,8 +58,9 @@ def exported(graph: Graph, folder: Path) -> Path:
     """A model of the graph. Its weights are a hole in a file: nothing reads them here."""
     extents, end = {}, 0
     for name, parameter in graph.parameters.items():
-        extents[name] = Extent(end, 4 * parameter.count, "F32", parameter.shape)
-        end += 4 * parameter.count
+        length = 4 * parameter.count
+        extents[name] = Extent(end, length, "F32", parameter.shape, "weights.safetensors")
+        end += length
     with (folder / "weights.safetensors").open("wb") as file:
         file.truncate(max(end, 1))
     path = folder / "model.onnx"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexc.diagnostics import AlexcError
 from alexc.graph.graph import Graph
 from alexc.lower.to_onnx import LOWERINGS, serialize, to_onnx
-from alexc.ops import OPS
+from alexc.ops import GRAPH_OPS, OPS
 from alexc.ops.dense import Linear
 from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Dropout, Relu
@@ -48,8 +48,9 @@ def pretended_extents(graph: Graph) -> dict[str, Extent]:
     extents = {}
     end = 64
     for name, parameter in graph.parameters.items():
-        extents[name] = Extent(end, 4 * parameter.count, "F32", parameter.shape)
-        end += 4 * parameter.count
+        length = 4 * parameter.count
+        extents[name] = Extent(end, length, "F32", parameter.shape, "w.safetensors")
+        end += length
     return extents
 
 
@@ -72,7 +73,7 @@ def assert_close(
 
 
 def test_every_op_has_a_row() -> None:
-    assert set(LOWERINGS) == set(OPS.values())
+    assert set(LOWERINGS) == set(GRAPH_OPS.values())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -283,11 +284,19 @@ def test_weights_stay_in_their_file(whole: tuple[Graph, Path]) -> None:
         np.testing.assert_array_equal(tensors[name], array)
 
 
-def test_another_name_for_the_weights_file() -> None:
-    graph = Graph.build("net", (7,), [("fc", Linear(out_features=3), ("input",))], ("fc",))
-    model = to_onnx(graph, pretended_extents(graph), "net.safetensors")
-    (location,) = {t.external_data[0].value for t in model.graph.initializer}
-    assert location == "net.safetensors"
+def test_weights_may_lie_in_several_files(tmp_path: Path) -> None:
+    """A form of a model that has some weights of its own shares the others."""
+    graph = every_op()
+    weights = weights_for(graph)
+    own = dict(list(weights.items())[::2])
+    extents = store.write(tmp_path / "weights.safetensors", weights)
+    extents |= store.write(tmp_path / "own.safetensors", {n: w * 2 for n, w in own.items()})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(serialize(to_onnx(inference(graph), extents)))
+    for tensor in onnx.load(path).graph.initializer:
+        if tensor.name in weights:
+            expected = weights[tensor.name] * (2 if tensor.name in own else 1)
+            np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), expected)
 
 
 def test_the_same_graph_gives_the_same_bytes() -> None:
@@ -315,16 +324,16 @@ def test_an_output_that_is_a_dropout_is_passed_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (None, "weights/missing", "fc.weight is not in weights.safetensors"),
+        (None, "weights/missing", "fc.weight is in no weights file"),
         (
-            Extent(64, 42, "F16", (3, 7)),
+            Extent(64, 42, "F16", (3, 7), "w.safetensors"),
             "weights/dtype",
-            "fc.weight is stored as F16 in weights.safetensors; the model reads float32 from it",
+            "fc.weight is stored as F16 in w.safetensors; the model reads float32 from it",
         ),
         (
-            Extent(64, 84, "F32", (7, 3)),
+            Extent(64, 84, "F32", (7, 3), "w.safetensors"),
             "weights/shape",
-            "fc.weight is 7×3 in weights.safetensors and 3×7 in the spec",
+            "fc.weight is 7×3 in w.safetensors and 3×7 in the spec",
         ),
     ],
 )

@@ -13,11 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from alexc.graph.graph import INPUT, Graph, Node, make_node
-from alexc.ops import OPS
+from alexc.ops import GRAPH_OPS
 from alexc.ops.base import Op, Shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Relu, Softmax
 from alexc.verify import tolerance
 from alexc.verify.precision import BF16, FP16, FP32, TF32, Precision
@@ -53,7 +54,30 @@ def linear_margin(x: Float32, weight: Float32, bias: Float32) -> float:
 
 
 def test_every_op_has_a_rule() -> None:
-    assert set(RULES) == set(OPS.values())
+    assert set(RULES) == set(GRAPH_OPS.values())
+
+
+PHOTO = Pixels(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("op", [PHOTO, Pixels(scale=1.0, mean=(104.0, 117.0, 123.0), std=(1,) * 3)])
+def test_every_way_to_normalise_pixels_is_within_the_tolerance(op: Pixels) -> None:
+    pixels = np.broadcast_to(np.arange(256, dtype=np.float32), (2, 3, 5, 256)).copy()
+    value, allowed, _ = layer_alone(node(op, (3, 5, 256)), [pixels], {}, FP32)
+    mean, std = (np.array(each).reshape(-1, 1, 1) for each in (op.mean, op.std))
+    narrow_mean, narrow_std = mean.astype(np.float32), std.astype(np.float32)
+    scale, factor = np.float32(op.scale), (op.scale / std).astype(np.float32)
+    ways = {
+        "as it is written": (pixels * scale - narrow_mean) / narrow_std,
+        "by the reciprocal": (pixels * scale - narrow_mean) * (1 / std).astype(np.float32),
+        "one factor, one offset": pixels * factor + (-mean / std).astype(np.float32),
+    }
+    for way, found in ways.items():
+        assert found.dtype == np.float32
+        assert (np.abs(found - value) <= allowed).all(), way
+    # A mean that is off by a hundredth of a pixel is not.
+    shifted = (pixels * scale - (narrow_mean + np.float32(0.01) * scale)) / narrow_std
+    assert (np.abs(shifted - value) > allowed).all()
 
 
 @pytest.mark.parametrize("terms", [3, 70, 4000])

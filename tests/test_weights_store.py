@@ -23,7 +23,8 @@ from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm
 from alexc.ops.structure import Flatten
-from alexc.weights.store import MAX_HEADER_BYTES, Extent, extents, read, write
+from alexc.weights.header import MAX_HEADER_BYTES
+from alexc.weights.store import Extent, extents, read, write
 
 Tensors = dict[str, NDArray[Any]]
 

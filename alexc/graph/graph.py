@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from alexc.graph.quantization import Quantization
 from alexc.ops.base import Op, Parameter, Shape
 from alexc.ops.norm import Lrn
+from alexc.ops.pixels import Pixels
 
 # The number formats that a layer can compute and keep its result in.
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -130,6 +131,10 @@ class Graph:
                 raise ValueError(f"{name} can't be quantized so: it has other weights, or none")
             if self.precision_of(name) != "fp32":
                 raise ValueError(f"{name} is quantized and in {self.precision_of(name)} as well")
+        readers = [node.op for node in self.nodes if INPUT in node.inputs]
+        for node in self.nodes:
+            if isinstance(node.op, Pixels) and (node.inputs != (INPUT,) or len(readers) > 1):
+                raise ValueError(f"{node.name} must be all that reads the input, and read it alone")
         for name in self.forms:
             op = self.by_name[name].op if name in self.by_name else None
             if not isinstance(op, Lrn) or op.region != "across_channels":
@@ -161,6 +166,12 @@ class Graph:
     def macs(self) -> int:
         """Multiply–accumulates per image."""
         return sum(node.macs for node in self.nodes)
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """What normalises the input, if that is uint8 pixels; float32 otherwise."""
+        ops = (node.op for node in self.nodes if INPUT in node.inputs)
+        return next((op for op in ops if isinstance(op, Pixels)), None)
 
     def precision_of(self, layer: str) -> Precision:
         return self.precisions.get(layer, "fp32")

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -39,6 +39,7 @@ from alexc.ops.base import Op, Shape, format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
@@ -50,23 +51,21 @@ from alexc.weights.store import Extent
 VERSIONS: dict[Precision, tuple[int, int]] = {"fp32": (19, 9), "fp16": (19, 9), "bf16": (22, 10)}
 BATCH = "batch"  # the symbolic first dimension of every tensor
 
-ElementType = Precision | QuantizedFormat
+ElementType = Precision | QuantizedFormat | Literal["uint8"]
 OpType = TypeVar("OpType", bound=Op)
 
 
-def to_onnx(
-    graph: Graph, extents: Mapping[str, Extent], weights_file: str = "weights.safetensors"
-) -> onnx.ModelProto:
+def to_onnx(graph: Graph, extents: Mapping[str, Extent]) -> onnx.ModelProto:
     """The model of a graph in its inference form (see `passes.inference`).
 
-    `extents` says where each of the graph's weights lies in `weights_file`, which is named relative
-    to the folder that the model will be saved in. The input is called `input`, each layer's result
-    as the layer; where a layer takes several nodes, the tensors between them are
-    `<layer>.<what it is>`. The first dimension of every tensor is the symbol `batch`.
+    `extents` says where each of the graph's weights lies: in which file beside the model, and at
+    which bytes. The input is called `input`, each layer's result as the layer; where a layer takes
+    several nodes, the tensors between them are `<layer>.<what it is>`. The first dimension of every
+    tensor is the symbol `batch`.
 
     Raises AlexcError if a weight is not in `extents`, or is not float32 of the graph's shape.
     """
-    writer = _Writer(graph, weights_file)
+    writer = _Writer(graph)
     for name, parameter in graph.parameters.items():
         writer.weight(name, parameter.shape, extents.get(name))
     for node in graph.nodes:
@@ -77,7 +76,7 @@ def to_onnx(
     body = helper.make_graph(
         nodes=writer.nodes,
         name=graph.name,
-        inputs=[_tensor(INPUT, graph.input_shape)],
+        inputs=[_tensor(INPUT, graph.input_shape, "uint8" if graph.pixels else "fp32")],
         outputs=[_tensor(name, graph.shapes[name]) for name in graph.outputs],
         initializer=writer.initializers,
         value_info=[
@@ -109,7 +108,6 @@ class _Writer:
     """The parts of the model, as they grow."""
 
     graph: Graph
-    weights_file: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     # What the nodes make of the input, and not of weights: shape without the batch, and type.
@@ -118,24 +116,24 @@ class _Writer:
     derived: set[str] = field(default_factory=set)
 
     def weight(self, name: str, shape: Shape, extent: Extent | None) -> None:
-        """Declare a tensor that lies in the weights file."""
+        """Declare a tensor that lies in a file beside the model."""
         if extent is None:
-            raise fault("weights/missing", f"{name} is not in {self.weights_file}")
+            raise fault("weights/missing", f"{name} is in no weights file")
         if extent.dtype != "F32":
             raise fault(
                 "weights/dtype",
-                f"{name} is stored as {extent.dtype} in {self.weights_file}; "
+                f"{name} is stored as {extent.dtype} in {extent.file}; "
                 "the model reads float32 from it",
             )
         if extent.shape != shape:
             raise fault(
                 "weights/shape",
-                f"{name} is {format_shape(extent.shape)} in {self.weights_file} "
+                f"{name} is {format_shape(extent.shape)} in {extent.file} "
                 f"and {format_shape(shape)} in the spec",
             )
         tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": self.weights_file, "offset": extent.offset, "length": extent.length}
+        place = {"location": extent.file, "offset": extent.offset, "length": extent.length}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
         self.initializers.append(tensor)
@@ -238,23 +236,26 @@ class _Layer(Generic[OpType]):
     def quantization(self) -> Quantization | None:
         return self.writer.graph.quantized.get(self.node.name)
 
-    @property
     def inputs(self) -> list[str]:
-        """The names of the inputs, in the layer's precision and on its grid."""
+        """The names of the inputs, in the layer's precision and on its grid.
+
+        The nodes that bring them there are added, unless a layer before has done it.
+        """
         names = [self.writer.tensor_in(source, self.precision) for source in self.node.inputs]
         if (grid := self.quantization) is not None:
             shape, step = self.node.input_shapes[0], grid.input_step
             names[0] = self.writer.rounded(names[0], shape, step, grid.format)
         return names
 
-    @property
     def x(self) -> str:
-        """The name of the first input, in the layer's precision."""
-        return self.inputs[0]
+        """The name of the first input, as `inputs` gives it."""
+        return self.inputs()[0]
 
-    @property
     def parameters(self) -> dict[str, str]:
-        """The names of the weights in the layer's precision and on its grid, by local ones."""
+        """The names of the weights in the layer's precision and on its grid, by local ones.
+
+        The nodes that bring them there are added.
+        """
         wholes = self.node.parameter_names()
         names = {
             local: self.writer.weight_in(whole, self.precision) for local, whole in wholes.items()
@@ -306,6 +307,7 @@ _TYPES: dict[ElementType, int] = {
     "bf16": TensorProto.BFLOAT16,
     "int8": TensorProto.INT8,
     "fp8": TensorProto.FLOAT8E4M3FN,
+    "uint8": TensorProto.UINT8,
 }
 _NUMPY_TYPES: dict[ElementType, Any] = {
     "fp32": np.float32,
@@ -313,6 +315,7 @@ _NUMPY_TYPES: dict[ElementType, Any] = {
     "bf16": ml_dtypes.bfloat16,
     "int8": np.int8,
     "fp8": ml_dtypes.float8_e4m3fn,
+    "uint8": np.uint8,
 }
 
 
@@ -323,11 +326,33 @@ def _tensor(name: str, shape: Shape, type_: ElementType = "fp32") -> onnx.ValueI
 # ---- the dictionary ------------------------------------------------------------------------------
 
 
+def _pixels(layer: _Layer[Pixels]) -> None:
+    """A Cast, which TensorRT wants to be the first, and x = p · factor + offset by channels.
+
+    What would change nothing is left out.
+    """
+    op, shape = layer.op, layer.node.shape
+    mean, std = np.array(op.mean), np.array(op.std)
+    factor, offset = op.scale / std, -mean / std
+    arithmetic = [("Mul", "factor", factor)] if np.any(factor != 1) else []
+    arithmetic += [("Add", "offset", offset)] if np.any(offset) else []
+    if not arithmetic:
+        layer.emit("Cast", [INPUT], to=_TYPES["fp32"])
+        return
+    x = layer.step("float", shape, "Cast", [INPUT], to=_TYPES["fp32"])
+    for op_type, what, values in arithmetic:
+        constant = layer.constant(what, values[:, np.newaxis, np.newaxis].astype(np.float32))
+        if what == arithmetic[-1][1]:
+            layer.emit(op_type, [x, constant])
+        else:
+            x = layer.step("scaled", shape, op_type, [x, constant])
+
+
 def _conv(layer: _Layer[Conv]) -> None:
-    weights = layer.parameters
+    weights = layer.parameters()
     layer.emit(
         "Conv",
-        [layer.x, *weights.values()],
+        [layer.x(), *weights.values()],
         kernel_shape=layer.op.kernel_size,
         strides=layer.op.stride,
         pads=_pads(layer.op.axes(layer.node.input_shapes[0])),
@@ -337,14 +362,14 @@ def _conv(layer: _Layer[Conv]) -> None:
 
 
 def _linear(layer: _Layer[Linear]) -> None:
-    layer.emit("Gemm", [layer.x, *layer.parameters.values()], transB=1)
+    layer.emit("Gemm", [layer.x(), *layer.parameters().values()], transB=1)
 
 
 def _max_pool(layer: _Layer[MaxPool]) -> None:
     axes = layer.op.axes(layer.node.input_shapes[0])
     layer.emit(
         "MaxPool",
-        [layer.x],
+        [layer.x()],
         kernel_shape=layer.op.kernel_size,
         strides=layer.op.steps,
         pads=_pads(axes),
@@ -359,7 +384,7 @@ def _avg_pool(layer: _Layer[AvgPool]) -> None:
     shape = layer.node.input_shapes[0]
     rows, columns = layer.op.axes(shape)
     overhang = [0, 0, rows.overhang, columns.overhang]
-    x, pads, counted = layer.x, _pads((rows, columns)), layer.op.count_include_pad
+    x, pads, counted = layer.x(), _pads((rows, columns)), layer.op.count_include_pad
     if counted and any(overhang):
         if layer.op.padding:
             p = layer.op.padding
@@ -383,12 +408,12 @@ def _adaptive_avg_pool(layer: _Layer[AdaptiveAvgPool]) -> None:
     down, across = layer.op.output_size
     if height % down == 0 and width % across == 0:
         size = [height // down, width // across]
-        layer.emit("AveragePool", [layer.x], kernel_shape=size, strides=size)
+        layer.emit("AveragePool", [layer.x()], kernel_shape=size, strides=size)
         return
     rows, columns = layer.op.bins((channels, height, width))
     average_rows = layer.constant("average_rows", _averaging(rows, height))
     average_columns = layer.constant("average_columns", _averaging(columns, width).T.copy())
-    bands = layer.step("rows", (channels, down, width), "MatMul", [average_rows, layer.x])
+    bands = layer.step("rows", (channels, down, width), "MatMul", [average_rows, layer.x()])
     layer.emit("MatMul", [bands, average_columns])
 
 
@@ -399,17 +424,17 @@ def _lrn(layer: _Layer[Lrn]) -> None:
         return
     if (form := layer.writer.graph.forms.get(layer.node.name)) is not None:
         base = _lrn_base_banded(layer) if form == "banded" else _lrn_base_windowed(layer)
-        layer.emit("Div", [layer.x, _raised(layer, base, op.beta)])
+        layer.emit("Div", [layer.x(), _raised(layer, base, op.beta)])
         return
     # ONNX divides its alpha by size.
     fields: dict[str, Any] = {"size": op.size, "alpha": op.alpha_per_window, "beta": op.beta}
     if op.k.is_integer():
-        layer.emit("LRN", [layer.x], bias=op.k, **fields)
+        layer.emit("LRN", [layer.x()], bias=op.k, **fields)
         return
     # OpenVINO (2026.4) cuts k down to a whole number. With k taken out of the bracket,
     # a / (k + A·Σ)^β = k^−β · a / (1 + (A / k)·Σ)^β, there is no other than 1.
     fields["alpha"] /= op.k
-    unscaled = layer.step("unscaled", layer.node.shape, "LRN", [layer.x], bias=1.0, **fields)
+    unscaled = layer.step("unscaled", layer.node.shape, "LRN", [layer.x()], bias=1.0, **fields)
     layer.emit("Mul", [unscaled, layer.number("scale", op.k**-op.beta)])
 
 
@@ -421,7 +446,7 @@ def _lrn_base_banded(layer: _Layer[Lrn]) -> str:
     channels = layer.node.shape[0]
     apart = np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
     band = np.where(apart <= layer.op.size // 2, layer.op.alpha_per_element, 0.0)
-    square = layer.step("square", layer.node.shape, "Mul", [layer.x, layer.x])
+    square = layer.step("square", layer.node.shape, "Mul", [layer.x(), layer.x()])
     weight = layer.constant("band", band.astype(np.float32)[:, :, np.newaxis, np.newaxis])
     bias = layer.constant("k", np.full(channels, layer.op.k, np.float32))
     return layer.step("base", layer.node.shape, "Conv", [square, weight, bias], kernel_shape=[1, 1])
@@ -434,7 +459,7 @@ def _lrn_base_windowed(layer: _Layer[Lrn]) -> str:
     """
     channels, height, width = shape = layer.node.shape
     reach = layer.op.size // 2
-    square = layer.step("square", shape, "Mul", [layer.x, layer.x])
+    square = layer.step("square", shape, "Mul", [layer.x(), layer.x()])
     rows = (1, channels, height * width)
     as_rows = layer.constant("as_rows", np.array([0, *rows], np.int64))
     column = layer.step("rows", rows, "Reshape", [square, as_rows])
@@ -473,34 +498,34 @@ def _lrn_within_channel(layer: _Layer[Lrn]) -> None:
     """ONNX has no such op: x / (k + alpha · mean of squares)^beta, node by node."""
     shape = layer.node.shape
     window: dict[str, Any] = {"kernel_shape": [layer.op.size] * 2, "pads": [layer.op.size // 2] * 4}
-    square = layer.step("square", shape, "Mul", [layer.x, layer.x])
+    square = layer.step("square", shape, "Mul", [layer.x(), layer.x()])
     mean = layer.step("mean", shape, "AveragePool", [square], count_include_pad=1, **window)
     alpha = layer.number("alpha", layer.op.alpha_per_window)
     scaled = layer.step("scaled", shape, "Mul", [mean, alpha])
     base = layer.step("base", shape, "Add", [scaled, layer.number("k", layer.op.k)])
     power = layer.step("power", shape, "Pow", [base, layer.number("beta", layer.op.beta)])
-    layer.emit("Div", [layer.x, power])
+    layer.emit("Div", [layer.x(), power])
 
 
 def _batch_norm(layer: _Layer[BatchNorm]) -> None:
-    names = layer.parameters
+    names = layer.parameters()
     channels = layer.node.shape[0]
     if not layer.op.affine:
         names["weight"] = layer.constant("ones", np.ones(channels, np.float32))
         names["bias"] = layer.constant("zeros", np.zeros(channels, np.float32))
     order = ("weight", "bias", "running_mean", "running_var")
-    inputs = [layer.x, *(names[name] for name in order)]
+    inputs = [layer.x(), *(names[name] for name in order)]
     layer.emit("BatchNormalization", inputs, epsilon=layer.op.eps)
 
 
 def _sum(layer: _Layer[Add]) -> None:
-    inputs = layer.inputs
+    inputs = layer.inputs()
     layer.emit("Add" if len(inputs) == 2 else "Sum", inputs)
 
 
 def _one_node(op_type: str, **attributes: Any) -> Callable[[_Layer[Any]], None]:
     """The lowering of an op that ONNX has under another name."""
-    return lambda layer: layer.emit(op_type, layer.inputs, **attributes)
+    return lambda layer: layer.emit(op_type, layer.inputs(), **attributes)
 
 
 def _pads(axes: tuple[Axis, Axis]) -> list[int]:
@@ -533,4 +558,5 @@ LOWERINGS: dict[type[Op], Callable[[_Layer[Any]], None]] = {
     Flatten: _one_node("Flatten", axis=1),
     Add: _sum,
     Concat: _one_node("Concat", axis=1),
+    Pixels: _pixels,  # where the model normalises: see passes.read_pixels
 }

@@ -4,6 +4,7 @@ from alexc.ops.base import Op
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
@@ -30,4 +31,7 @@ OPS: dict[str, type[Op]] = {
     )
 }
 
-__all__ = ["OPS"]
+# Every op of a graph: passes may put in what no spec says.
+GRAPH_OPS: dict[str, type[Op]] = {**OPS, Pixels.kind: Pixels}
+
+__all__ = ["GRAPH_OPS", "OPS"]

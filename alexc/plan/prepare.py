@@ -93,7 +93,7 @@ def write_bundle(
     with staged(folder) as stage:
         extents = store.write(stage.folder / WEIGHTS, dict(weights))
         for name, graph in graphs.items():
-            (stage.folder / name).write_bytes(serialize(to_onnx(graph, extents, WEIGHTS)))
+            (stage.folder / name).write_bytes(serialize(to_onnx(graph, extents)))
         manifest = Manifest(
             alexc=__version__,
             name=net.spec.name,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alexc.graph.graph import Graph
 from alexc.graph.quantization import Quantization
-from alexc.ops import OPS
+from alexc.ops import GRAPH_OPS
 from alexc.verify.answers import Answer, Request
 from alexc.verify.backends.base import Subject, Tensor, Trial
 from alexc.weights import store
@@ -171,7 +171,7 @@ def _graph_from_json(message: Mapping[str, Any]) -> Graph:
     layers = [
         (
             node["name"],
-            OPS[node["op"]].model_validate_json(json.dumps(node["attributes"])),
+            GRAPH_OPS[node["op"]].model_validate_json(json.dumps(node["attributes"])),
             tuple(node["inputs"]),
         )
         for node in message["nodes"]

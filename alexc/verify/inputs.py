@@ -17,6 +17,7 @@ from alexc.ops.base import Op, Shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Sigmoid, Softmax, Tanh
 
 Images = NDArray[np.float32]
@@ -32,12 +33,29 @@ KINDS = (
     "small",
     "denormal",
 )
+PIXEL_KINDS = ("structured", "gaussian", "black", "white", "constant", "one-hot")
 
 
 def batch(shape: Shape, images: int, seed: int, kinds: Sequence[str] = KINDS) -> Images:
     """So many images `(images, *shape)`, one of each kind in turn."""
     generator = np.random.default_rng(seed)
     return np.stack([image(kinds[i % len(kinds)], shape, generator) for i in range(images)])
+
+
+def batch_of_pixels(shape: Shape, images: int, seed: int) -> Images:
+    """As `batch`, of whole numbers from 0 to 255: what a model takes that normalises by itself."""
+    generator = np.random.default_rng(seed)
+    kinds = [PIXEL_KINDS[i % len(PIXEL_KINDS)] for i in range(images)]
+    return np.stack([_image_of_pixels(kind, shape, generator) for kind in kinds])
+
+
+def _image_of_pixels(kind: str, shape: Shape, generator: np.random.Generator) -> Images:
+    if kind in ("black", "white"):
+        return np.full(shape, 255.0 * (kind == "white"), np.float32)
+    if kind == "one-hot":
+        return 255 * image(kind, shape, generator)
+    # Photographs have a deviation of about 64 around the middle.
+    return np.clip(np.rint(128 + 64 * image(kind, shape, generator)), 0, 255)
 
 
 def image(kind: str, shape: Shape, generator: np.random.Generator) -> Images:
@@ -90,6 +108,9 @@ def provoking_inputs(
     """
     drawn = {}
     for source, shape in zip(sources, node.input_shapes, strict=True):
+        if isinstance(node.op, Pixels):
+            drawn[source] = generator.integers(0, 256, (images, *shape)).astype(np.float32)
+            continue
         values = generator.standard_normal((images, *shape), dtype=np.float32)
         values[::2] *= _scale(node.op)
         values[1::2] *= _large_scale(node.op, values[1::2].shape, generator)

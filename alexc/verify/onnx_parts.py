@@ -97,7 +97,7 @@ def detached(
     whole = _load(model)
     producers = {name: node for node in whole.graph.node for name in node.output}
     initializers = {tensor.name: tensor for tensor in whole.graph.initializer}
-    stated = {value.name: value for value in whole.graph.value_info}
+    stated = {value.name: value for value in (*whole.graph.input, *whole.graph.value_info)}
     stands_for = _stands_for(graph, producers)
     weights = graph.parameters
     nodes: list[onnx.NodeProto] = []

@@ -22,6 +22,7 @@ from alexc.ops.base import Array, Op
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
+from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
@@ -291,6 +292,25 @@ def _batch_norm(call: Call) -> Rounding:
     return Rounding(sigma, floor, np.maximum(_per_image(terms), _largest(*call.inputs)))
 
 
+def _pixels(call: Call) -> Rounding:
+    """b = (a · scale − mean) / std, or a · factor + offset with factor and offset rounded.
+
+    A pixel is exact. On its way it is rounded four times at most, with the constants (scale, its
+    product, std, the quotient), the mean three times, and the result where they are added and where
+    it is divided. Constants err alike at every pixel, which the draws that agree stand for.
+    """
+    op, precision = call.node.op, call.precision
+    assert isinstance(op, Pixels)
+    (values,) = call.inputs
+    mean, std = (np.array(each).reshape(-1, 1, 1) for each in (op.mean, op.std))
+    pixel, offset = np.abs(values * op.scale / std), np.abs(mean / std)
+    variance = WORST_VARIANCE * (4 * pixel**2 + 3 * offset**2 + 2 * call.value**2)
+    # Without dividing first, what passes through are scaled pixels, and the mean beside them.
+    peak = np.maximum(pixel + offset, (pixel + offset) * np.abs(std))
+    sigma = precision.sum * np.sqrt(variance)
+    return Rounding(sigma, 3 * precision.tiny, np.maximum(_per_image(peak), _largest(values)))
+
+
 def _tanh(call: Call) -> Rounding:
     """Polynomial or rational approximations, good to a few units in the last place."""
     relative = 3 * call.precision.sum + call.precision.operand + call.precision.result
@@ -355,6 +375,7 @@ RULES: dict[type[Op], Callable[[Call], Rounding]] = {
     Dropout: _exact,
     Flatten: _exact,
     Concat: _exact,
+    Pixels: _pixels,
 }
 
 
