@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from alexc.graph.graph import Graph
 from alexc.graph.quantization import Quantization
 from alexc.ops import GRAPH_OPS
 from alexc.verify.answers import Answer, Request
-from alexc.verify.backends.base import Subject, Tensor, Trial
+from alexc.verify.backends.base import Counterparts, Subject, Tensor, Trial
 from alexc.weights import store
 
 
@@ -38,6 +38,7 @@ class Exchange:
             "written": _graph_to_json(subject.written),
             "weights": str(weights_file.absolute()),
             "model": str(subject.model.absolute()) if subject.model else None,
+            "foreign": asdict(subject.foreign) if subject.foreign else None,
         }
         self._write("subject", message)
 
@@ -46,7 +47,8 @@ class Exchange:
         graph = _graph_from_json(message["graph"])
         weights = _mapped(Path(message["weights"]), graph)
         model = Path(message["model"]) if message["model"] else None
-        return Subject(graph, weights, model, _graph_from_json(message["written"]))
+        foreign = Counterparts(**message["foreign"]) if message["foreign"] else None
+        return Subject(graph, weights, model, _graph_from_json(message["written"]), foreign)
 
     # ---- what is asked -----------------------------------------------------------------------
 

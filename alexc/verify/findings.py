@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,13 +33,25 @@ class Findings:
     """What the answers of one backend come to: rows, and how it fared."""
 
     def __init__(
-        self, kind: type[Backend], subject: Subject, standard: Standard, *, asked_for: bool
+        self,
+        kind: type[Backend],
+        subject: Subject,
+        standard: Standard,
+        *,
+        asked_for: bool,
+        named: Collection[str] | None = None,
+        tried: Collection[str] | None = None,
     ) -> None:
+        """`named` are the layers whose tensors the backend has, and `tried` those that it is asked
+        to compute alone; all of its graph if that is not said."""
         self.backend = kind.name
         self.reads_model = kind.reads_model
         self.may_lack = kind.optional and not asked_for
         self.graph = subject.written if kind.reads_model else subject.graph
         self.standard = standard
+        nodes = self.graph.nodes
+        self.named = [node.name for node in nodes if named is None or node.name in named]
+        self.tried = [node for node in nodes if tried is None or node.name in tried]
         self.needed = needed_layers(self.graph)
         self.rows: list[Row] = []
         self.failures: list[str] = []
@@ -48,11 +60,11 @@ class Findings:
         self.samples: dict[str, NDArray[Any]] = {}
 
     def request(self, sizes: Sequence[int], samples: NDArray[np.float32] | None) -> Request:
-        """What the backend is asked: every layer of its graph, which may have no dropout."""
+        """What the backend is asked, of its graph, which may have no dropout."""
         alone, provoked = (
             [
                 Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
-                for node in self.graph.nodes
+                for node in self.tried
             ]
             for group in self.standard.trials
         )
@@ -76,7 +88,7 @@ class Findings:
             case "alone" | "provoked":
                 self._alone(answer)
             case "end_to_end":
-                self._whole("end_to_end", answer, [node.name for node in self.graph.nodes])
+                self._whole("end_to_end", answer, self.named)
             case "shipped":
                 self.shipped = self.shipped or answer.failure is None
                 self._whole("shipped", answer, self.graph.outputs)
@@ -104,7 +116,7 @@ class Findings:
 
     def _alone(self, answer: Answer) -> None:
         group = next(g for g in self.standard.trials if g.check == answer.step)
-        for node in self.graph.nodes:
+        for node in self.tried:
             if node.name in answer.tensors:
                 value, tolerance, peaks = group.values[node.name]
                 got = answer.tensors[node.name]

@@ -41,9 +41,9 @@ class Trials:
         weights = dict(trial.weights)
         grid = self.graph.quantized.get(name)
         if grid is not None:
-            inputs[0] = off_ties(inputs[0], grid.input_step, grid)
+            inputs[0] = off_ties(inputs[0], grid.input_step, grid.input_format)
             steps = weight_steps(grid, weights["weight"])
-            weights["weight"] = off_ties(weights["weight"], steps, grid)
+            weights["weight"] = off_ties(weights["weight"], steps, grid.format)
         self.trials[name] = Trial(trial.node, inputs, weights)
         precision = of_layers(self.graph)[name]
         self.values[name] = layer_alone(trial.node, inputs, weights, precision, grid)
@@ -58,16 +58,24 @@ class Standard:
         weights: Mapping[str, NDArray[np.float32]],
         images: NDArray[np.float32],
         seed: int,
+        *,
+        own_weights: bool = False,
     ) -> None:
+        """With `own_weights` only the inputs of layers alone provoke, not their weights."""
         self.graph = graph
         self.images = images
         self.precisions = of_layers(graph)
         self.expected: Expectation = expect(graph, weights, images, self.precisions, seed)
-        self.trials = _trials(graph, weights, self.expected, seed)
+        self.trials = _trials(graph, weights, self.expected, seed, own_weights=own_weights)
 
 
 def _trials(
-    graph: Graph, weights: Mapping[str, NDArray[np.float32]], expected: Expectation, seed: int
+    graph: Graph,
+    weights: Mapping[str, NDArray[np.float32]],
+    expected: Expectation,
+    seed: int,
+    *,
+    own_weights: bool,
 ) -> list[Trials]:
     """Every layer on the reference's inputs, and on inputs and weights that provoke."""
     given, provoked = Trials("alone", graph), Trials("provoked", graph)
@@ -82,7 +90,8 @@ def _trials(
         given.add(Trial(node, inputs, own))
         sources = merged.get(node.name, node).inputs
         inputs = provocations.provoking_inputs(node, sources, _IMAGES_ALONE, generator)
-        own = provocations.provoking_weights(node, own, generator)
+        if not own_weights:
+            own = provocations.provoking_weights(node, own, generator)
         provoked.add(Trial(node, _over_the_grid(graph, node, inputs), own))
     return [given, provoked]
 

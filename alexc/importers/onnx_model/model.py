@@ -89,6 +89,7 @@ class Model:
     nodes: list[Node]
     inputs: list[Message]
     outputs: list[str]
+    stated_outputs: list[Message]
     initializers: dict[str, Message]
     mapped: Mapped
     tensors: Tensors
@@ -171,6 +172,7 @@ def read_model(path: Path) -> Model:
         nodes,
         list(graph.messages("input")),
         [one.text("name") for one in graph.messages("output")],
+        list(graph.messages("output")),
         {one.text("name"): one for one in graph.messages("initializer")},
         mapped,
         Tensors(path),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexc.importers.foreign import Builder, ForeignNet, Request, Value, guess
-from alexc.importers.onnx_model.model import Node, NotConstantError, read_model
+from alexc.importers.onnx_model.model import Model, Node, NotConstantError, read_model
 from alexc.importers.onnx_model.operations import OPERATIONS
 from alexc.importers.onnx_model.plan import Planned, plan
 from alexc.importers.onnx_model.step import Refused, Step
@@ -137,7 +137,7 @@ class _Reader:
             refused.append(planned.node)
             return None
         inputs = [values[name] for name in planned.sources]
-        name = self._name(planned)
+        name = next(filter(None, given_names(self.model, planned)), "")
         try:
             return operation(Step(self.builder, self.model, planned, inputs, name))
         except Refused as problem:
@@ -158,25 +158,24 @@ class _Reader:
             message = f"{node.origin}: a spec can't say ONNX's {op or 'nothing'}"
             self.builder.fault("import/unsupported-layer", message, help=help)
 
-    # ---- names -----------------------------------------------------------------------------------
 
-    def _name(self, planned: Planned) -> str:
-        """The model's name for a layer, or nothing where it has none that a person gave."""
-        return next(filter(None, self._names(planned)), "")
+# ---- names ---------------------------------------------------------------------------------------
 
-    def _names(self, planned: Planned) -> Iterator[str]:
-        for node in dict.fromkeys((planned.node, planned.main)):
-            if node.name == node.output and not node.name.isdecimal():
-                yield node.name  # as alexc writes it
-        if planned.main.op in ("Conv", "Gemm", "MatMul", "BatchNormalization"):
-            for name in planned.main.inputs[1:]:
-                owner, dot, parameter = name.rpartition(".")
-                if dot and parameter in ("weight", "bias") and "::" not in name:
-                    yield owner.replace(".", "/")
-        for node in dict.fromkeys((planned.node, planned.main)):
-            yield _of_path(node.name, node.op)
-        if self.model.producer != "pytorch":
-            yield _of_path(planned.node.output, planned.node.op)
+
+def given_names(model: Model, planned: Planned) -> Iterator[str]:
+    """The model's names for a layer, the likeliest first; none that an exporter made up."""
+    for node in dict.fromkeys((planned.node, planned.main)):
+        if node.name == node.output and not node.name.isdecimal():
+            yield node.name  # as alexc writes it
+    if planned.main.op in ("Conv", "Gemm", "MatMul", "BatchNormalization"):
+        for name in planned.main.inputs[1:]:
+            owner, dot, parameter = name.rpartition(".")
+            if dot and parameter in ("weight", "bias") and "::" not in name:
+                yield owner.replace(".", "/")
+    for node in dict.fromkeys((planned.node, planned.main)):
+        yield _of_path(node.name, node.op)
+    if model.producer != "pytorch":
+        yield _of_path(planned.node.output, planned.node.op)
 
 
 def _of_path(name: str, op: str) -> str:

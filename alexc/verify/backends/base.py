@@ -24,17 +24,32 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Counterparts:
+    """What a model of another exporter calls the graph's tensors.
+
+    `tensors` holds those of the layers that have a counterpart there, `outputs` the model's own
+    outputs, both by the graph's names. `batch` is how many images it takes, None being any number.
+    """
+
+    input: str
+    tensors: Mapping[str, str]
+    outputs: Mapping[str, str]
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is verified: the graph as trained, its weights by whole name, and the model's file.
 
     `written` is the graph in its inference form that the model was written from, with the precision
-    of each layer.
+    of each layer. `foreign` is there if the model is not alexc's own.
     """
 
     graph: Graph
     weights: Mapping[str, NDArray[np.float32]]
     model: Path | None
     written: Graph
+    foreign: Counterparts | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class OnnxRuntime(ModelBackend):
 
     def open(self) -> None:
         try:
-            self._session = self._load(str(self.model))
+            self._session = load(str(self.model))
         except BackendFault as fault:
             if (format := self.exotic()) is not None:
                 reason = fault.message.rpartition(" : ")[2]
@@ -43,8 +43,8 @@ class OnnxRuntime(ModelBackend):
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         from alexc.verify.onnx_parts import instrumented
 
-        session = self._load(instrumented(self.model, self.graph), self.model.parent)
-        return _run(session, {INPUT: images})
+        session = load(instrumented(self.model, self.graph), self.model.parent)
+        return run(session, {INPUT: images})
 
     def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
         """All layers in one model, since sessions are slow to make; one by one if that fails."""
@@ -64,25 +64,11 @@ class OnnxRuntime(ModelBackend):
         nodes = [trial.node for trial in trials]
         data, unread = detached(self.model, self.graph, nodes)
         feeds = {name: array for name, array in feeds_of(trials).items() if name not in unread}
-        results = _run(self._load(data, self.model.parent), feeds)
+        results = run(load(data, self.model.parent), feeds)
         return [results[node.name] for node in nodes]
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        return _run(self._session, {INPUT: images})
-
-    def _load(self, model: str | bytes, folder: Path | None = None) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong comes back as an exception as well
-        if folder is not None:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(folder)
-            )
-        try:
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise BackendFault(first_line(error)) from error
+        return run(self._session, {INPUT: images})
 
 
 @final
@@ -96,7 +82,24 @@ class OnnxRuntimeForm(OnnxRuntime):
         return model.with_name(FILES["onnxruntime"])
 
 
-def _run(session: Any, feeds: Mapping[str, Tensor]) -> Tensors:
+def load(model: str | bytes, folder: Path | None = None) -> Any:
+    """A session on the CPU. Weights of a model in bytes lie in `folder`. Raises BackendFault."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong comes back as an exception as well
+    if folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BackendFault(first_line(error)) from error
+
+
+def run(session: Any, feeds: Mapping[str, Tensor]) -> Tensors:
+    """Every output of a session by name. Raises BackendFault."""
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))

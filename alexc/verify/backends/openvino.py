@@ -30,11 +30,11 @@ class OpenVino(ModelBackend):
     optional: ClassVar[bool] = True
 
     def open(self) -> None:
-        self._compiled = self._compile(str(self.model))
+        self._compiled = compiled(str(self.model))
 
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         """A copy in memory of which every named tensor is an output, in float32."""
-        network = self._read(str(self.model))
+        network = read(str(self.model))
         already = {name for output in network.outputs for name in output.names}
         # What no output depends on is gone already.
         there = {n for op in network.get_ops() for output in op.outputs() for n in output.names}
@@ -43,7 +43,7 @@ class OpenVino(ModelBackend):
             network.add_outputs(named)
         except Exception as error:
             raise BackendFault(first_line(error)) from error
-        return self._run(self._compile(network), {INPUT: images})
+        return run(compiled(network), {INPUT: images})
 
     def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
         """Quantized layers one by one, and all others in one model, or one by one if that fails."""
@@ -79,62 +79,64 @@ class OpenVino(ModelBackend):
         nodes = [trial.node for trial in trials]
         data, unread = detached(self.model, self.graph, nodes, weights)
         feeds = {n: a for n, a in feeds.items() if n not in unread and n not in weights}
-        return self._run(self._compile(data), feeds)
+        return run(compiled(data), feeds)
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        found = self._run(self._compiled, {INPUT: images})
+        found = run(self._compiled, {INPUT: images})
         # Where it does without a cast, what was cast is another name of the result.
         return {name: found[name] for name in self.graph.outputs if name in found}
 
-    def _read(self, model: str | bytes) -> Any:
-        import openvino
 
-        try:
-            return openvino.Core().read_model(model)
-        except Exception as error:
-            raise BackendFault(first_line(error)) from error
+def read(model: str | bytes) -> Any:
+    """The network of a file or of bytes. Raises BackendFault."""
+    import openvino
 
-    def _compile(self, model: Any) -> Any:
-        """Compiled with outputs in float32, for numpy has no bfloat16, and no precision but the
-        model's: left to itself OpenVINO computes in bfloat16 on a processor that has it."""
-        import openvino
-        from openvino.preprocess import PrePostProcessor
+    try:
+        return openvino.Core().read_model(model)
+    except Exception as error:
+        raise BackendFault(first_line(error)) from error
 
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "EXECUTION_MODE_HINT": "ACCURACY",
-            "NUM_STREAMS": 1,
-            "CPU_DENORMALS_OPTIMIZATION": False,
+
+def compiled(model: Any) -> Any:
+    """Compiled with outputs in float32, for numpy has no bfloat16, and no precision but the
+    model's: left to itself OpenVINO computes in bfloat16 on a processor that has it."""
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "NUM_STREAMS": 1,
+        "CPU_DENORMALS_OPTIMIZATION": False,
+    }
+    network = read(model) if isinstance(model, str | bytes) else model
+    try:
+        float32 = openvino.Type.f32
+        narrow = [
+            index
+            for index, output in enumerate(network.outputs)
+            if output.get_element_type() != float32
+        ]
+        if narrow:
+            processor = PrePostProcessor(network)
+            for index in narrow:
+                processor.output(index).tensor().set_element_type(float32)
+            network = processor.build()
+        return openvino.Core().compile_model(network, "CPU", settings)
+    except Exception as error:
+        raise BackendFault(first_line(error)) from error
+
+
+def run(network: Any, feeds: Mapping[str, Tensor]) -> Tensors:
+    """Every output of a compiled network, by all of its names. Raises BackendFault."""
+    try:
+        request = network.create_infer_request()
+        request.infer(dict(feeds), share_inputs=True)
+        names = {
+            name: index for index, output in enumerate(network.outputs) for name in output.names
         }
-        network = self._read(model) if isinstance(model, str | bytes) else model
-        try:
-            float32 = openvino.Type.f32
-            narrow = [
-                index
-                for index, output in enumerate(network.outputs)
-                if output.get_element_type() != float32
-            ]
-            if narrow:
-                processor = PrePostProcessor(network)
-                for index in narrow:
-                    processor.output(index).tensor().set_element_type(float32)
-                network = processor.build()
-            return openvino.Core().compile_model(network, "CPU", settings)
-        except Exception as error:
-            raise BackendFault(first_line(error)) from error
-
-    def _run(self, compiled: Any, feeds: Mapping[str, Tensor]) -> Tensors:
-        try:
-            request = compiled.create_infer_request()
-            request.infer(dict(feeds), share_inputs=True)
-            names = {
-                name: index
-                for index, output in enumerate(compiled.outputs)
-                for name in output.names
-            }
-            return {
-                name: np.array(request.get_output_tensor(index).data)
-                for name, index in names.items()
-            }
-        except Exception as error:
-            raise BackendFault(first_line(error)) from error
+        return {
+            name: np.array(request.get_output_tensor(index).data) for name, index in names.items()
+        }
+    except Exception as error:
+        raise BackendFault(first_line(error)) from error
