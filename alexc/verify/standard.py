@@ -41,9 +41,9 @@ class Trials:
         weights = dict(trial.weights)
         grid = self.graph.quantized.get(name)
         if grid is not None:
-            inputs[0] = off_ties(inputs[0], grid.input_step, grid.input_format)
+            inputs[0] = off_ties(inputs[0], grid.input_step, grid)
             steps = weight_steps(grid, weights["weight"])
-            weights["weight"] = off_ties(weights["weight"], steps, grid.format)
+            weights["weight"] = off_ties(weights["weight"], steps, grid)
         self.trials[name] = Trial(trial.node, inputs, weights)
         precision = of_layers(self.graph)[name]
         self.values[name] = layer_alone(trial.node, inputs, weights, precision, grid)
