@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alexc.cli.terminal import JsonOption, console, print_json, steps
+from alexc.cli.verify_foreign import check_foreign, meant
 from alexc.diagnostics import fault, usage_fault
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def verify(
         Path | None,
         typer.Option(
             "--weights", metavar="FILE", help="Of a spec: its weights; default: drawn from --seed."
+        ),
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnx",
+            metavar="FILE",
+            help="Verify this ONNX file of another exporter; with --weights or a bundle, its "
+            "weights, too.",
         ),
     ] = None,
     images: Annotated[
@@ -88,23 +98,39 @@ def verify(
                 f"{name} was asked for, and the package {package} is not installed",
                 help=f"pip install {package}",
             )
-    with TemporaryDirectory(prefix="alexc-verify-") as scratch:
-        checked = _target(target, weights, seed, Path(scratch))
-        inputs = _photographs(images, checked.preprocess) if images else None
-        with steps(enabled=not json) as progress:
-            report = cross_check(
-                checked.graph,
-                checked.weights,
-                checked.model,
-                written=checked.written,
-                inputs=inputs,
-                seed=seed,
-                backends=backend,
-                batch=batch,
-                progress=progress,
-            )
+    report: Report
+    if onnx is not None:
+        name, graph, own, preprocess = meant(target, weights)
+        inputs = _photographs(images, preprocess) if images else None
+        report = check_foreign(
+            onnx,
+            graph,
+            own,
+            inputs=inputs,
+            seed=seed,
+            backends=backend,
+            batch=batch,
+            quiet=json,
+        )
+    else:
+        with TemporaryDirectory(prefix="alexc-verify-") as scratch:
+            checked = _target(target, weights, seed, Path(scratch))
+            inputs = _photographs(images, checked.preprocess) if images else None
+            with steps(enabled=not json) as progress:
+                report = cross_check(
+                    checked.graph,
+                    checked.weights,
+                    checked.model,
+                    written=checked.written,
+                    inputs=inputs,
+                    seed=seed,
+                    backends=backend,
+                    batch=batch,
+                    progress=progress,
+                )
+        name = checked.name
     if html is not None:
-        _write_page(report, html, checked.name)
+        _write_page(report, html, name)
     if json:
         print_json(report.to_json())
     else:
@@ -172,6 +198,8 @@ def _print(report: Report) -> None:
         out.print(f"{result.backend:<16} {verdict}{result.status}")
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
+    for note in report.notes:
+        out.print(note, markup=False, highlight=False)
     out.print("passed" if report.passed else "FAILED")
 
 

@@ -1,0 +1,76 @@
+"""`alexc verify … --onnx FILE`: does another tool's file compute what the spec describes?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexc.cli.terminal import steps
+from alexc.diagnostics import usage_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alexc.graph.graph import Graph
+    from alexc.verify.foreign.report import ForeignReport
+    from alexc_runtime.manifest import Preprocess
+
+    Weights = Mapping[str, NDArray[np.float32]]
+    Meant = tuple[str, Graph, Weights | None, Preprocess | None]
+
+
+def meant(path: Path, weights: Path | None) -> Meant:
+    """Name, graph, weights and preprocessing of a spec or bundle.
+
+    A spec has the weights of `weights`, or none; a bundle its own.
+    """
+    from alexc.build import preprocess_of
+    from alexc.bundle import net_in, runtime_faults
+    from alexc.frontend import load_net
+    from alexc.weights import store
+    from alexc_runtime import open_bundle
+    from alexc_runtime.manifest import WEIGHTS
+
+    if path.is_file():
+        net = load_net(path)
+        given = None if weights is None else store.read(weights, net.graph)
+        return net.spec.name, net.graph, given, preprocess_of(net)
+    if weights is not None:
+        raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
+    with runtime_faults():
+        opened = open_bundle(path)
+    graph = net_in(opened.manifest, str(opened.folder)).graph
+    own = store.read(opened.path(WEIGHTS), graph)
+    return opened.manifest.name, graph, own, opened.manifest.preprocess
+
+
+def check_foreign(
+    file: Path,
+    graph: Graph,
+    weights: Weights | None,
+    *,
+    inputs: NDArray[np.float32] | None,
+    seed: int,
+    backends: Sequence[str] | None,
+    batch: int,
+    quiet: bool,
+) -> ForeignReport:
+    """The file held against the graph; with `weights`, its own must be these."""
+    from alexc.importers.onnx_model.layers import read_layers
+    from alexc.verify.foreign.crosscheck import verify_foreign
+
+    model = read_layers(file, graph.input_shape)
+    with steps(enabled=not quiet) as progress:
+        return verify_foreign(
+            graph,
+            model,
+            weights=weights,
+            inputs=inputs,
+            seed=seed,
+            backends=backends,
+            batch=batch,
+            progress=progress,
+        )
