@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +20,7 @@ from alexc.graph.graph import Graph
 from alexc.graph.quantization import (
     Quantization,
     QuantizedFormat,
+    Scheme,
     distance_to_tie,
     on_grid,
     step_for,
@@ -71,12 +73,13 @@ def images(count: int = 4) -> NDArray[np.float32]:
     return np.random.default_rng(8).normal(size=(count, 3, 11, 9)).astype(np.float32)
 
 
-def on_grids(weights: Weights, format: QuantizedFormat = "int8") -> Graph:
+def on_grids(weights: Weights, scheme: Scheme = "int8") -> Graph:
     graph = net()
     values = evaluate(graph, weights, images())
     layers = quantizable(graph)
-    limits = {name: float(np.abs(values[name]).max()) for name in tensors_to_range(graph, layers)}
-    return quantize(graph, weights, limits, layers, format)
+    wanted = tensors_to_range(graph, layers, scheme)
+    limits = {name: float(np.abs(values[name]).max()) for name in wanted}
+    return quantize(graph, weights, limits, layers, scheme)
 
 
 def write(graph: Graph, weights: Weights, folder: Path) -> Path:
@@ -90,12 +93,13 @@ def write(graph: Graph, weights: Weights, folder: Path) -> Path:
 # ---- the grid ------------------------------------------------------------------------------------
 
 
-def test_the_int8_grid_is_that_of_onnx() -> None:
+@pytest.mark.parametrize(("format", "dtype"), [("int8", np.int8), ("uint8", np.uint8)])
+def test_the_integers_are_those_of_onnx(format: QuantizedFormat, dtype: type[np.integer]) -> None:
     step = np.float32(0.125)  # a power of two, so that the ties are ties
     numbers = np.concatenate([np.arange(-20, 20, 0.0625), [1e9, -1e9, 0.0]]).astype(np.float32)
     grid = [
         numpy_helper.from_array(np.asarray(step), "step"),
-        numpy_helper.from_array(np.zeros((), np.int8), "zero"),
+        numpy_helper.from_array(np.zeros((), dtype), "zero"),
     ]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"]),
@@ -107,7 +111,7 @@ def test_the_int8_grid_is_that_of_onnx() -> None:
     opset = [helper.make_opsetid("", 19)]
     model = helper.make_model(body, opset_imports=opset, ir_version=9)
     (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": numbers})
-    np.testing.assert_array_equal(on_grid(numbers, float(step), "int8"), expected)
+    np.testing.assert_array_equal(on_grid(numbers, float(step), format), expected)
 
 
 def test_the_fp8_grid_is_e4m3() -> None:
@@ -118,10 +122,10 @@ def test_the_fp8_grid_is_e4m3() -> None:
     np.testing.assert_array_equal(on_grid(numbers * 0.5, 0.5, "fp8"), expected * 0.5)
 
 
-@pytest.mark.parametrize("format", ["int8", "fp8"])
+@pytest.mark.parametrize("format", ["int8", "uint8", "fp8"])
 def test_what_is_off_ties_is_rounded_alike_whatever_its_last_bits(format: QuantizedFormat) -> None:
     numbers = np.random.default_rng(2).normal(size=(30, 40)).astype(np.float32)
-    moved = off_ties(numbers, 0.05, Quantization(format, 0.05, (1.0,), None))
+    moved = off_ties(numbers, 0.05, format)
     for factor in (1 - 1e-3, 1, 1 + 1e-3):
         jogged = on_grid(moved * factor, 0.05, format)
         np.testing.assert_array_equal(jogged, on_grid(numbers, 0.05, format))
@@ -129,14 +133,19 @@ def test_what_is_off_ties_is_rounded_alike_whatever_its_last_bits(format: Quanti
     assert (np.abs(moved - numbers) <= errors / 10 + 1e-6).all()
 
 
-def test_the_distance_to_a_tie_is_how_far_a_number_may_move() -> None:
+@pytest.mark.parametrize(("format", "beyond"), [("int8", -7.0), ("uint8", -0.1)])
+def test_the_distance_to_a_tie_is_how_far_a_number_may_move(
+    format: QuantizedFormat, beyond: float
+) -> None:
     numbers = np.random.default_rng(3).uniform(-6, 6, size=500)
-    distance = distance_to_tie(numbers, 0.05)
+    distance = distance_to_tie(numbers, 0.05, format)
+    moved = np.where(np.isfinite(distance), distance, 0.0)
     for sign in (-1, 1):
-        near, far = (on_grid(numbers + sign * distance * f, 0.05, "int8") for f in (0.99, 1.01))
-        np.testing.assert_array_equal(near, on_grid(numbers, 0.05, "int8"))
-        assert (far != on_grid(numbers, 0.05, "int8")).any()
-    np.testing.assert_array_equal(distance_to_tie(np.array([6.45, -7.0, 1e9]), 0.05), np.inf)
+        near, far = (on_grid(numbers + sign * moved * f, 0.05, format) for f in (0.99, 1.01))
+        np.testing.assert_array_equal(near, on_grid(numbers, 0.05, format))
+        assert (far != on_grid(numbers, 0.05, format)).any()
+    ends = distance_to_tie(np.array([12.8, beyond, 1e9]), 0.05, format)
+    np.testing.assert_array_equal(ends, np.inf)
 
 
 def test_a_step_is_a_float32_number_and_never_zero() -> None:
@@ -171,7 +180,8 @@ def test_of_branches_that_meet_at_the_end_both_are_last() -> None:
 
 def test_a_result_that_a_relu_reads_takes_the_range_behind_it(weights: Weights) -> None:
     graph = net()
-    assert tensors_to_range(graph, ("conv1", "conv2")) == ("input", "relu1", "pool1", "conv2")
+    wanted = tensors_to_range(graph, ("conv1", "conv2"), "int8")
+    assert wanted == dict.fromkeys(("input", "relu1", "pool1", "conv2"), "int8")
     limits = {"input": 4.0, "relu1": 2.0, "pool1": 1.0, "conv2": 3.0}
     found = quantize(graph, weights, limits, ("conv1", "conv2"), "int8").quantized
     assert found["conv1"].output_step == step_for(2.0, "int8")
@@ -182,6 +192,22 @@ def test_a_result_that_a_relu_reads_takes_the_range_behind_it(weights: Weights) 
     assert found["conv2"].weight_steps == steps
     floats = quantize(graph, weights, limits, ("conv1", "conv2"), "fp8").quantized
     assert floats["conv1"].output_step is None
+
+
+def test_without_a_sign_is_what_is_never_negative(weights: Weights) -> None:
+    graph = net()
+    layers = ("conv1", "conv2")
+    wanted = tensors_to_range(graph, layers, "u8s8")
+    assert wanted == {"input": "int8", "relu1": "uint8", "pool1": "uint8", "conv2": "int8"}
+    limits = {"input": 4.0, "relu1": 2.0, "pool1": 1.0, "conv2": 3.0}
+    found = quantize(graph, weights, limits, layers, "u8s8").quantized
+    assert (found["conv1"].unsigned_input, found["conv1"].unsigned_output) == (False, True)
+    assert (found["conv2"].unsigned_input, found["conv2"].unsigned_output) == (True, False)
+    assert found["conv1"].output_step == step_for(2.0, "uint8") == float(np.float32(2 / 255))
+    assert found["conv2"].input_step == step_for(1.0, "uint8")
+    assert found["conv2"].output_step == step_for(3.0, "int8")
+    signed = quantize(graph, weights, limits, layers, "int8")
+    assert signed.digest() != quantize(graph, weights, limits, layers, "u8s8").digest()
 
 
 def test_a_graph_refuses_grids_that_fit_no_weights(weights: Weights) -> None:
@@ -236,7 +262,7 @@ def test_onnx_runtime_computes_in_integers(weights: Weights, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("format", "dtype"), [("int8", "int8"), ("fp8", "float8_e4m3fn")])
 def test_tensorrt_reads_the_same_grids(
-    weights: Weights, tmp_path: Path, format: QuantizedFormat, dtype: str
+    weights: Weights, tmp_path: Path, format: Literal["int8", "fp8"], dtype: str
 ) -> None:
     if (obstacle := flavours()["tensorrt_rtx"].obstacle) is not None:
         pytest.skip(obstacle)
@@ -248,12 +274,15 @@ def test_tensorrt_reads_the_same_grids(
 # ---- the proof -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("format", "backend"), [("int8", "onnxruntime"), ("fp8", "openvino")])
+@pytest.mark.parametrize(
+    ("scheme", "backend"),
+    [("int8", "onnxruntime"), ("u8s8", "onnxruntime"), ("u8s8", "openvino"), ("fp8", "openvino")],
+)
 def test_a_quantized_model_is_verified_and_its_accuracy_told(
-    weights: Weights, tmp_path: Path, format: QuantizedFormat, backend: str
+    weights: Weights, tmp_path: Path, scheme: Scheme, backend: str
 ) -> None:
     pytest.importorskip(backend)
-    graph = on_grids(weights, format)
+    graph = on_grids(weights, scheme)
     model = write(graph, weights, tmp_path)
     report = verify(net(), weights, model, written=graph, inputs=images(2), backends=[backend])
     failed = [row for row in report.rows if not row.passed]
@@ -318,7 +347,7 @@ def test_tensorrt_builds_every_net_in_every_precision(spec: Path, tmp_path: Path
     weights = draw(found.graph, InitSpec(), {}, seed=0)
     extents = store.write(tmp_path / "weights.safetensors", weights)
     layers = quantizable(plain)
-    limits = dict.fromkeys(tensors_to_range(plain, layers), 1.0)
+    limits = dict.fromkeys(tensors_to_range(plain, layers, "int8"), 1.0)
     written = {
         "fp16": with_precision(plain, "fp16"),
         "bf16": with_precision(plain, "bf16"),

@@ -22,7 +22,7 @@ from alexc.calibrate.histogram import Histogram
 from alexc.calibrate.ranges import METHODS, limit
 from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
 from alexc.graph.graph import Graph
-from alexc.graph.quantization import LARGEST, QuantizedFormat
+from alexc.graph.quantization import WEIGHTS, Scheme
 from alexc.ops.base import Array
 from alexc.passes.quantize import quantize, tensors_to_range
 from alexc.verify.crosscheck import Samples
@@ -61,7 +61,7 @@ class Calibration:
     `graph` and `weights` are digests of what was calibrated, `images` of the images' pixels.
     """
 
-    format: QuantizedFormat
+    scheme: Scheme
     layers: tuple[str, ...]
     method: str
     tried: Mapping[str, Tried]
@@ -96,14 +96,14 @@ class Calibration:
                 )
         if faults:
             raise AlexcError(*faults)
-        return quantize(graph, weights, self.limits, self.layers, self.format)
+        return quantize(graph, weights, self.limits, self.layers, self.scheme)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `calibration.json`."""
         return {
             "format": _KIND,
             "version": _VERSION,
-            "numbers": self.format,
+            "numbers": self.scheme,
             "layers": list(self.layers),
             "method": self.method,
             "images": self.images,
@@ -155,7 +155,7 @@ def calibrate(
     weights: Weights,
     images: Images,
     layers: Sequence[str],
-    format: QuantizedFormat,
+    scheme: Scheme,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Calibration, Samples]:
     """Measure the ranges that quantizing `layers` of `graph` takes, by every method.
@@ -168,7 +168,7 @@ def calibrate(
     say = progress or (lambda _: None)
     measured, held_out = split(images)
     say("measuring ranges")
-    wanted = tensors_to_range(graph, layers)
+    wanted = tensors_to_range(graph, layers, scheme)
     histograms = {name: Histogram() for name in wanted}
     simulation = Simulation(graph, weights)
     for tensors in simulation.tensors(measured):
@@ -179,12 +179,12 @@ def calibrate(
     tried = {}
     for method in METHODS:
         say(f"trying ranges: {method}")
-        limits = {name: limit(method, histogram, format) for name, histogram in histograms.items()}
-        found = simulation.outputs(held_out, quantize(graph, weights, limits, layers, format))
+        limits = {name: limit(method, histograms[name], format) for name, format in wanted.items()}
+        found = simulation.outputs(held_out, quantize(graph, weights, limits, layers, scheme))
         tried[method] = _tried(graph, limits, found, exact)
     best = min(tried, key=lambda method: tried[method].rel_l2)
     calibration = Calibration(
-        format,
+        scheme,
         tuple(layers),
         best,
         tried,
@@ -266,10 +266,10 @@ def _parsed(content: Mapping[str, Any]) -> Calibration:
         )
         for name, each in content["methods"].items()
     }
-    if content["numbers"] not in LARGEST or content["method"] not in tried:
+    if content["numbers"] not in WEIGHTS or content["method"] not in tried:
         raise ValueError("unknown numbers or method")
     return Calibration(
-        cast(QuantizedFormat, content["numbers"]),
+        cast(Scheme, content["numbers"]),
         tuple(map(str, content["layers"])),
         content["method"],
         tried,

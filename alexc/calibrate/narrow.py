@@ -2,7 +2,8 @@
 
     fp32, tf32   every layer in fp32 (tf32 is how TensorRT multiplies, and no matter of the model)
     fp16, bf16   all layers in it but those that lose too much (see `passes.precision`)
-    int8, fp8    convolutions and linear layers on grids (see `passes.quantize`), the rest in fp32
+    int8, u8s8, fp8
+                 convolutions and linear layers on grids (see `passes.quantize`), the rest in fp32
 
 Layers that the spec's `precision:` names keep what it says.
 """
@@ -22,7 +23,7 @@ from alexc.calibrate.images import load_images, stand_ins
 from alexc.calibrate.overflow import foretell
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.graph.graph import Graph, Precision
-from alexc.graph.quantization import QuantizedFormat
+from alexc.graph.quantization import Scheme
 from alexc.passes.inference import inference
 from alexc.passes.precision import with_precision
 from alexc.passes.quantize import quantizable
@@ -33,7 +34,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 Images = NDArray[np.float32]
 
 _OF_LAYERS: dict[str, Precision] = {"fp16": "fp16", "bf16": "bf16"}
-QUANTIZED: dict[str, QuantizedFormat] = {"int8": "int8", "fp8": "fp8"}
+QUANTIZED: dict[str, Scheme] = {"int8": "int8", "u8s8": "u8s8", "fp8": "fp8"}
 
 _HOW = "--calibrate DIR, with photographs like those that the net will see"
 
@@ -54,14 +55,14 @@ def written(
     named: Mapping[str, Precision],
     calibration: Calibration | None = None,
 ) -> Graph:
-    """The graph, in its inference form, in a precision. int8 and fp8 take a calibration.
+    """The graph, in its inference form, in a precision. int8, u8s8 and fp8 take a calibration.
 
     Raises AlexcError calibrate/other if that is of another net or other weights.
     """
     plain = inference(graph)
     result = with_precision(plain, _OF_LAYERS.get(precision, "fp32"), named)
     if precision in QUANTIZED:
-        if calibration is None or calibration.format != precision:
+        if calibration is None or calibration.scheme != precision:
             raise fault("calibrate/other", f"the ranges are not those of {precision}", help=_HOW)
         result = calibration.apply(result, weights)
     return result

@@ -75,7 +75,7 @@ class Simulation:
                 layer.weight.copy_(_rounded(layer.weight, steps, grid.format))
 
             def read(
-                _: Any, given: Any, step: float = grid.input_step, f: Any = grid.format
+                _: Any, given: Any, step: float = grid.input_step, f: Any = grid.input_format
             ) -> Any:
                 return (_rounded(given[0], torch.tensor(step), f), *given[1:])
 
@@ -87,7 +87,7 @@ class Simulation:
                     __: Any,
                     result: Any,
                     step: float = grid.output_step,
-                    f: Any = grid.format,
+                    f: Any = grid.output_format,
                 ) -> Any:
                     return _rounded(result, torch.tensor(step), f)
 
@@ -104,5 +104,7 @@ def _rounded(values: torch.Tensor, step: torch.Tensor, format: QuantizedFormat) 
     scaled = values / step
     if format == "int8":
         return scaled.round_().clamp_(-128, 127) * step
+    if format == "uint8":
+        return scaled.round_().clamp_(0, 255) * step
     most = LARGEST[format]
     return scaled.clamp_(-most, most).to(torch.float8_e4m3fn).to(torch.float32) * step

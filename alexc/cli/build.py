@@ -35,7 +35,8 @@ def build(
         typer.Option(
             "--precision",
             metavar="P",
-            help="fp32, tf32 (TensorRT's products alone), fp16, bf16, int8 or fp8.",
+            help="fp32, tf32 (TensorRT's products alone), fp16, bf16, int8, "
+            "u8s8 (int8 for processors, with activations that have no sign) or fp8.",
         ),
     ] = "fp32",
     calibrate: Annotated[
@@ -43,8 +44,8 @@ def build(
         typer.Option(
             "--calibrate",
             metavar="PATH",
-            help="Photographs, or folders of them, that int8 and fp8 take their ranges from; or a "
-            "bundle's calibration.json. May be repeated.",
+            help="Photographs, or folders of them, that eight-bit precisions take their ranges "
+            "from; or a bundle's calibration.json. May be repeated.",
         ),
     ] = None,
     target: Annotated[

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 
 from alexc.diagnostics import Diagnostic, UsageError
-from alexc_runtime.manifest import BatchRange, EngineRecord
+from alexc_runtime.manifest import BatchRange, Built, EngineRecord
 
 __all__ = [
     "BUILT",
     "BUILT_WITHOUT_GPU",
     "DEFAULT_BATCH",
     "PRECISIONS",
+    "WITHOUT_PLAN",
     "BatchRange",
+    "Built",
     "EngineRecord",
     "not_built",
     "parse_batch",
@@ -25,7 +27,10 @@ __all__ = [
 DEFAULT_BATCH = BatchRange(1, 8, 32)
 
 # What a bundle is built in. `calibrate.narrow` says what each means for the model.
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "u8s8", "fp8")
+
+# Models that no plan can be built of, and why.
+WITHOUT_PLAN = {"u8s8": "TensorRT's integers of eight bits have a sign; int8 is for it"}
 
 BUILT = "built, not run"
 BUILT_WITHOUT_GPU = "built, not run: no GPU"

@@ -4,8 +4,9 @@ A quantized layer (conv or linear) reads its input x and its weights w as multip
 
     x ≈ step · q,   q = saturate(round(x / step)),   ties to even, no zero point,
 
-one step for the input, one for each output channel of the weights, and in the end rounds its result
-to a step of its own. That is ONNX's QuantizeLinear followed by DequantizeLinear.
+q with a sign, or without where x is never negative, and then twice as fine; one step for the input,
+one for each output channel of the weights. In the end it rounds its result to a step of its own.
+That is ONNX's QuantizeLinear followed by DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-QuantizedFormat = Literal["int8", "fp8"]
+QuantizedFormat = Literal["int8", "uint8", "fp8"]
 
 # The largest number that a range is fitted to. The int8 below it, −128, is left unused by what is
 # fitted; an activation beyond its range saturates there. fp8 is e4m3 without infinities.
-LARGEST: dict[QuantizedFormat, float] = {"int8": 127.0, "fp8": 448.0}
+LARGEST: dict[QuantizedFormat, float] = {"int8": 127.0, "uint8": 255.0, "fp8": 448.0}
+_INTEGERS: dict[QuantizedFormat, tuple[float, float]] = {
+    "int8": (-128.0, 127.0),
+    "uint8": (0, 255.0),
+}
+
+# What a net is quantized to. `u8s8` is ONNX Runtime's name for activations without a sign, where
+# they are never negative, and weights with one: what processors multiply fastest, and TensorRT
+# does not take.
+Scheme = Literal["int8", "u8s8", "fp8"]
+WEIGHTS: dict[Scheme, QuantizedFormat] = {"int8": "int8", "u8s8": "int8", "fp8": "fp8"}
 _FP8_FRACTION_BITS, _FP8_SMALLEST_EXPONENT = 3, -6
 
 
@@ -28,6 +39,7 @@ _FP8_FRACTION_BITS, _FP8_SMALLEST_EXPONENT = 3, -6
 class Quantization:
     """The grids of one layer: steps of its input, of each output channel's weights, of its result.
 
+    `format` is that of the weights, and of input and result unless these are `unsigned`.
     `output_step` is None where the result is an output of the graph, which stays as it is computed.
     """
 
@@ -35,6 +47,16 @@ class Quantization:
     input_step: float
     weight_steps: tuple[float, ...]
     output_step: float | None
+    unsigned_input: bool = False
+    unsigned_output: bool = False
+
+    @property
+    def input_format(self) -> QuantizedFormat:
+        return "uint8" if self.unsigned_input else self.format
+
+    @property
+    def output_format(self) -> QuantizedFormat:
+        return "uint8" if self.unsigned_output else self.format
 
     def to_json(self) -> dict[str, Any]:
         """As it goes into the graph's digest."""
@@ -43,6 +65,8 @@ class Quantization:
             "input_step": self.input_step,
             "weight_steps": list(self.weight_steps),
             "output_step": self.output_step,
+            "unsigned_input": self.unsigned_input,
+            "unsigned_output": self.unsigned_output,
         }
 
 
@@ -66,10 +90,10 @@ def on_grid(
     rounded: drawn uniformly it makes the rounding stochastic.
     """
     scaled = values / np.asarray(step, np.float64)
-    if format == "int8":
+    if format in _INTEGERS:
         scaled += jitter
         np.rint(scaled, out=scaled)
-        return np.asarray(np.clip(scaled, -128.0, 127.0) * step, np.float64)
+        return np.asarray(np.clip(scaled, *_INTEGERS[format]) * step, np.float64)
     scaled = np.clip(scaled, -LARGEST["fp8"], LARGEST["fp8"])
     _, exponent = np.frexp(scaled)  # scaled = m · 2^exponent, m from ½ to 1
     exponent = np.maximum(exponent - 1, _FP8_SMALLEST_EXPONENT)
@@ -78,11 +102,20 @@ def on_grid(
     return np.asarray(np.clip(rounded, -LARGEST["fp8"], LARGEST["fp8"]) * step, np.float64)
 
 
-def distance_to_tie(values: NDArray[np.floating[Any]], step: float) -> NDArray[np.float64]:
-    """How far each value is from the nearest that int8 would round another way.
+def distance_to_tie(
+    values: NDArray[np.floating[Any]], step: float, format: QuantizedFormat
+) -> NDArray[np.float64]:
+    """How far each value is from the nearest that the integers `format` would round another way.
 
-    Beyond the largest number there is no other way, and the distance is ∞.
+    Beyond the smallest and the largest there is no other way, and the distance is ∞.
     """
-    scaled = np.abs(values / step)
-    to_tie = np.abs(scaled % 1.0 - 0.5)
-    return np.asarray(np.where(scaled > LARGEST["int8"] + 1, np.inf, to_tie) * step, np.float64)
+    smallest, largest = _INTEGERS[format]
+    scaled = values / step
+    to_tie = np.abs(np.abs(scaled) % 1.0 - 0.5)
+    beyond = (scaled < smallest) | (scaled > largest)
+    return np.asarray(np.where(beyond, np.inf, to_tie) * step, np.float64)
+
+
+def width(step: float, format: QuantizedFormat) -> float:
+    """From the least to the largest number that a range is fitted to."""
+    return LARGEST[format] * step * (1 if format == "uint8" else 2)

@@ -16,7 +16,8 @@ Casts are named `<tensor>.<precision>`.
 A quantized layer reads inputs and weights through QuantizeLinear and DequantizeLinear, for which
 engines put integer kernels (the scheme of Jacob et al., 2018). Weights are put on
 their grid when the model is loaded, so that here too the file stays as it is. Of a tensor `x` the
-numbers of eight bits are called `x.int8` or `x.fp8`, and what they stand for `x.rounded`.
+numbers of eight bits are called `x.int8`, `x.uint8` or `x.fp8`, and what they stand for
+`x.rounded`.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ class _Layer(Generic[OpType]):
         names = [self.writer.tensor_in(source, self.precision) for source in self.node.inputs]
         if (grid := self.quantization) is not None:
             shape, step = self.node.input_shapes[0], grid.input_step
-            names[0] = self.writer.rounded(names[0], shape, step, grid.format)
+            names[0] = self.writer.rounded(names[0], shape, step, grid.input_format)
         return names
 
     def x(self) -> str:
@@ -272,7 +273,7 @@ class _Layer(Generic[OpType]):
         grid = self.quantization
         if grid is not None and grid.output_step is not None:
             exact = add(f"{name}.exact", shape, "fp32", op_type, inputs, attributes)
-            self.writer.round(exact, name, shape, grid.output_step, grid.format)
+            self.writer.round(exact, name, shape, grid.output_step, grid.output_format)
         elif precision == "fp32" or name not in self.writer.graph.outputs:
             add(name, shape, precision, op_type, inputs, attributes)
         else:
@@ -306,16 +307,16 @@ _TYPES: dict[ElementType, int] = {
     "fp16": TensorProto.FLOAT16,
     "bf16": TensorProto.BFLOAT16,
     "int8": TensorProto.INT8,
-    "fp8": TensorProto.FLOAT8E4M3FN,
     "uint8": TensorProto.UINT8,
+    "fp8": TensorProto.FLOAT8E4M3FN,
 }
 _NUMPY_TYPES: dict[ElementType, Any] = {
     "fp32": np.float32,
     "fp16": np.float16,
     "bf16": ml_dtypes.bfloat16,
     "int8": np.int8,
-    "fp8": ml_dtypes.float8_e4m3fn,
     "uint8": np.uint8,
+    "fp8": ml_dtypes.float8_e4m3fn,
 }
 
 

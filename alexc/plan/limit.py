@@ -20,6 +20,9 @@ from alexc.graph.graph import Graph, Node
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
+# Precisions whose operands are as large as those of another, and are multiplied as fast.
+_LIKE = {"u8s8": "int8"}
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -30,10 +33,16 @@ class Limit:
     total_ms: float
 
 
+def numbers(precision: str) -> str:
+    """The precision by whose numbers this one is bound."""
+    return _LIKE.get(precision, precision)
+
+
 def layer_limits(
     graph: Graph, rates: Mapping[str, float], precision: str, batch: int, cache_bytes: int | None
 ) -> dict[str, Limit] | None:
     """The bound of each layer with parameters, by name. None for a precision without a rate."""
+    precision = numbers(precision)
     if precision not in rates or precision not in BYTES:
         return None
     weighing = [node for node in graph.nodes if node.macs]

@@ -8,7 +8,7 @@ from typing import Any
 from alexc.graph.graph import Graph
 from alexc.ops.norm import BatchNorm
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Tanh
-from alexc.plan.limit import layer_limits, net_limit
+from alexc.plan.limit import layer_limits, net_limit, numbers
 from alexc.plan.machine import Machine
 from alexc.plan.measure import Result
 from alexc.plan.timing import Comparison, compare
@@ -49,7 +49,7 @@ def result(
                 )
     shortest = {(each["precision"], each["batch"]): each["ms"] for each in limits}
     rows = [
-        row(each, batch, shortest.get((each.contestant.precision, batch)))
+        row(each, batch, shortest.get((numbers(each.contestant.precision), batch)))
         for batch in batches
         for each in results
     ]

@@ -191,6 +191,4 @@ def _graph_from_json(message: Mapping[str, Any]) -> Graph:
 
 def _grid(message: Mapping[str, Any]) -> Quantization:
     steps: Sequence[float] = message["weight_steps"]
-    return Quantization(
-        message["format"], message["input_step"], tuple(steps), message["output_step"]
-    )
+    return Quantization(**{**message, "weight_steps": tuple(steps)})

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.quantization import LARGEST, Quantization, distance_to_tie, on_grid
+from alexc.graph.quantization import (
+    Quantization,
+    QuantizedFormat,
+    distance_to_tie,
+    on_grid,
+    width,
+)
 from alexc.ops.base import Array
 from alexc.verify.precision import FP32
 
@@ -29,14 +35,14 @@ def inputs_on_grid(
     """The inputs of a layer as it reads them."""
     if grid is None:
         return list(inputs)
-    return [on_grid(inputs[0], grid.input_step, grid.format, jitter), *inputs[1:]]
+    return [on_grid(inputs[0], grid.input_step, grid.input_format, jitter), *inputs[1:]]
 
 
 def result_on_grid(value: Array, grid: Quantization | None, jitter: Array | float = 0.0) -> Array:
     """The result of a layer as it writes it."""
     if grid is None or grid.output_step is None:
         return value
-    return on_grid(value, grid.output_step, grid.format, jitter)
+    return on_grid(value, grid.output_step, grid.output_format, jitter)
 
 
 def weight_steps(grid: Quantization, weight: NDArray[np.floating[Any]]) -> Array:
@@ -52,7 +58,7 @@ def by_lot(generator: np.random.Generator, shape: tuple[int, ...], images: int) 
 
 
 def off_ties(
-    values: NDArray[np.float32], step: Array | float, grid: Quantization
+    values: NDArray[np.float32], step: Array | float, format: QuantizedFormat
 ) -> NDArray[np.float32]:
     """`values` moved a tenth of the way to where they are rounded to; saturated ones stay."""
     moved = np.empty_like(values)
@@ -60,7 +66,7 @@ def off_ties(
     for first in range(0, len(values), rows):
         part = slice(first, first + rows)
         own = step[part] if isinstance(step, np.ndarray) else step
-        rounded = on_grid(values[part], own, grid.format)
+        rounded = on_grid(values[part], own, format)
         away = values[part] - rounded
         saturated = np.abs(away) > np.abs(rounded) / 8 + own
         moved[part] = np.where(saturated, values[part], rounded + 0.9 * away)
@@ -78,8 +84,8 @@ def settled(value: Array, allowed: Array, grid: Quantization | None) -> tuple[Ar
         return value, allowed
     # Integer kernels keep the bias as a multiple of input step · weight step.
     bias = grid.input_step * weight_steps(grid, value[0])
-    undecided = distance_to_tie(value, grid.output_step) <= allowed + bias / 2
+    undecided = distance_to_tie(value, grid.output_step, grid.output_format) <= allowed + bias / 2
     rounded = result_on_grid(value, grid)
-    width = 2 * LARGEST[grid.format] * grid.output_step
-    exact = np.full(rounded.shape, 4 * FP32.result * width)
+    whole = width(grid.output_step, grid.output_format)
+    exact = np.full(rounded.shape, 4 * FP32.result * whole)
     return rounded, np.where(undecided, exact + grid.output_step, exact)

@@ -41,9 +41,9 @@ class Trials:
         weights = dict(trial.weights)
         grid = self.graph.quantized.get(name)
         if grid is not None:
-            inputs[0] = off_ties(inputs[0], grid.input_step, grid)
+            inputs[0] = off_ties(inputs[0], grid.input_step, grid.input_format)
             steps = weight_steps(grid, weights["weight"])
-            weights["weight"] = off_ties(weights["weight"], steps, grid)
+            weights["weight"] = off_ties(weights["weight"], steps, grid.format)
         self.trials[name] = Trial(trial.node, inputs, weights)
         precision = of_layers(self.graph)[name]
         self.values[name] = layer_alone(trial.node, inputs, weights, precision, grid)
@@ -103,5 +103,5 @@ def _over_the_grid(
     grid = graph.quantized.get(node.name)
     if grid is None:
         return inputs
-    scale = np.float32(LARGEST[grid.format] * grid.input_step / 3)
+    scale = np.float32(LARGEST[grid.input_format] * grid.input_step / 3)
     return [inputs[0] * scale, *inputs[1:]]
