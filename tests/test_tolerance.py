@@ -20,6 +20,7 @@ from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
 from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Relu, Softmax
+from alexc.ops.structure import Flatten
 from alexc.verify import tolerance
 from alexc.verify.precision import BF16, FP16, FP32, TF32, Precision
 from alexc.verify.reference import expect, layer_alone
@@ -301,13 +302,22 @@ def test_the_same_seed_gives_the_same_tolerances() -> None:
 def test_images_that_are_evaluated_apart_are_as_those_evaluated_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    graph = chain(Linear(out_features=9), Relu(), Linear(out_features=5), shape=(7,))
+    layers = (
+        Conv(out_channels=4, kernel_size=(3, 2)),
+        Relu(),
+        Flatten(),
+        Linear(out_features=9),
+        Relu(),
+        Linear(out_features=5),
+    )
+    graph = chain(*layers, shape=(2, 5, 6))
     weights = {n: normal(*p.shape) for n, p in graph.parameters.items()}
-    together = expect(graph, weights, normal(5, 7))
-    monkeypatch.setattr("alexc.verify.reference._ROWS_OF_A_TENSOR", 600)
-    apart = expect(graph, weights, normal(5, 7))
-    np.testing.assert_allclose(apart.values["layer2"], together.values["layer2"], rtol=1e-12)
-    ratio = apart.tolerances["layer2"] / together.tolerances["layer2"]
+    together = expect(graph, weights, normal(5, 2, 5, 6))
+    monkeypatch.setattr("alexc.verify.reference._TOGETHER", 1)
+    apart = expect(graph, weights, normal(5, 2, 5, 6))
+    last = graph.outputs[0]
+    np.testing.assert_allclose(apart.values[last], together.values[last], rtol=1e-12)
+    ratio = apart.tolerances[last] / together.tolerances[last]
     assert ratio.shape == (5, 5)
     assert 0.3 < ratio.min() <= ratio.max() < 3
 

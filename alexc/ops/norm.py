@@ -92,7 +92,9 @@ class Lrn(Op):
             reach = min(self.size // 2, squares.shape[axis])
             sides = [(reach, reach) if a == axis else (0, 0) for a in range(4)]
             windows = sliding_window_view(np.pad(squares, sides), 2 * reach + 1, axis=axis)
-            squares = windows.sum(axis=-1)
+            squares = np.zeros_like(squares)
+            for place in range(2 * reach + 1):
+                squares += windows[..., place]
         normalised: Array = images / (self.k + self.alpha_per_element * squares) ** self.beta
         return normalised
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,9 @@ from alexc.verify.rounding import Call, Rounding, Weights, rounding
 # weights never lie in memory whole in float64.
 _SLICE = 1 << 22
 
-# So many numbers of one tensor, for all images and draws of a pass: 256 MB.
-_ROWS_OF_A_TENSOR = 1 << 25
+# Images are evaluated together while all draws of their largest tensor have about so many numbers:
+# 16 MB, which an allocator gives again and again without asking the system for fresh pages.
+_TOGETHER = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -69,66 +71,121 @@ def expect(
     is rounded stochastically there: the least error decides which neighbour a number near a tie
     goes to, so that after some layers any two backends round as if by lot.
     """
-    draws = tolerance.draws_for(graph.macs, len(inputs))
-    largest = max(math.prod(shape) for shape in graph.shapes.values())
-    at_once = max(1, _ROWS_OF_A_TENSOR // ((draws + 1) * largest))
-    parts = [
-        _expect(graph, weights, inputs[first : first + at_once], precisions, draws, (seed, first))
-        for first in range(0, len(inputs), at_once)
-    ]
-    return Expectation(
-        _joined([part.values for part in parts]),
-        _joined([part.tolerances for part in parts]),
-        _joined([part.peaks for part in parts]),
-    )
+    return _Pass(graph, weights, inputs, precisions or {}, seed).expectation()
 
 
-def _joined(parts: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """The images of all parts as one batch."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+@dataclass(frozen=True)
+class _Stage:
+    """Nodes that are evaluated one after the other for some images, then for the next.
+
+    A linear layer is a stage for all images at once, since its weights weigh more than they do.
+    """
+
+    nodes: Sequence[Node]
+    images: int
+
+    @staticmethod
+    def of(graph: Graph, images: int, rows: int) -> list[_Stage]:
+        """The graph in stages, for a batch of `images`, each of them evaluated in `rows`."""
+        stages = []
+        for linear, run in groupby(graph.nodes, lambda node: isinstance(node.op, Linear)):
+            nodes = list(run)
+            largest = max(math.prod(shape) for n in nodes for shape in (n.shape, *n.input_shapes))
+            together = images if linear else _TOGETHER // (rows * largest)
+            stages.append(_Stage(nodes, max(1, together)))
+        return stages
 
 
-def _expect(
-    graph: Graph,
-    weights: Weights,
-    inputs: NDArray[np.float32],
-    precisions: Mapping[str, Precision] | None,
-    draws: int,
-    seed: tuple[int, int],
-) -> Expectation:
-    """What `expect` gives, for images that are evaluated in one pass."""
-    images = len(inputs)
-    generator = np.random.default_rng(seed)
-    rows: dict[str, Array] = {INPUT: np.repeat(inputs.astype(np.float64)[np.newaxis], draws + 1, 0)}
-    values, tolerances, peaks = {INPUT: rows[INPUT][0]}, {}, {}
-    last_reader = {source: node.name for node in graph.nodes for source in node.inputs}
-    for node in graph.nodes:
-        given = [rows[source].reshape(-1, *rows[source].shape[2:]) for source in node.inputs]
-        precision = (precisions or {}).get(node.name, FP32)
-        grid = graph.quantized.get(node.name)
+class _Pass:
+    """The evaluation of a batch with all its draws, of which the tolerances are taken.
+
+    A tensor has a row for each draw, the first without any error, `(draws + 1, images, *shape)`;
+    one that no error has reached yet has that first row alone.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Weights,
+        inputs: NDArray[np.float32],
+        precisions: Mapping[str, Precision],
+        seed: int,
+    ) -> None:
+        self._graph = graph
+        self._weights = weights
+        self._inputs = inputs
+        self._precisions = precisions
+        self._draws = tolerance.draws_for(graph.macs, len(inputs))
+        self._generator = np.random.default_rng(seed)
+        images = len(inputs)
+        shapes = {name: (images, *shape) for name, shape in graph.shapes.items() if name != INPUT}
+        exact = inputs.astype(np.float64)
+        self._values = {INPUT: exact} | {name: np.empty(shape) for name, shape in shapes.items()}
+        self._tolerances = {INPUT: np.zeros_like(exact)}
+        self._tolerances |= {name: np.empty(shape) for name, shape in shapes.items()}
+        self._peaks = {name: np.empty(images) for name in shapes}
+
+    def expectation(self) -> Expectation:
+        """Evaluate every node, stage after stage."""
+        images, rows = len(self._inputs), self._draws + 1
+        kept = {INPUT: self._values[INPUT][np.newaxis]}
+        stages = _Stage.of(self._graph, images, rows)
+        for index, stage in enumerate(stages):
+            later = {source for s in stages[index + 1 :] for n in s.nodes for source in n.inputs}
+            made = {
+                n.name: np.empty((rows, images, *n.shape)) for n in stage.nodes if n.name in later
+            }
+            for first in range(0, images, stage.images):
+                part = slice(first, first + stage.images)
+                tensors = {name: array[:, part] for name, array in kept.items()}
+                self._through(stage.nodes, tensors, part, later)
+                for name, array in made.items():
+                    array[:, part] = tensors[name]
+            kept = {name: array for name, array in (kept | made).items() if name in later}
+        return Expectation(self._values, self._tolerances, self._peaks)
+
+    def _through(
+        self, nodes: Sequence[Node], tensors: dict[str, Array], part: slice, later: set[str]
+    ) -> None:
+        """Evaluate a stage's nodes for some images, `tensors` being what there is of them."""
+        last_reader = {source: node.name for node in nodes for source in node.inputs}
+        for node in nodes:
+            tensors[node.name] = self._result(node, tensors, part)
+            for source in set(node.inputs) - later:
+                if last_reader[source] == node.name:
+                    del tensors[source]
+
+    def _result(self, node: Node, tensors: Mapping[str, Array], part: slice) -> Array:
+        """All rows of one node's tensor, with its errors drawn; what is expected of it is kept."""
+        generator, draws = self._generator, self._draws
+        precision = self._precisions.get(node.name, FP32)
+        grid = self._graph.quantized.get(node.name)
+        given = [tensors[source] for source in node.inputs]
+        images = given[0].shape[1]
+        rows = max(len(array) for array in given) if grid is None else draws + 1
+        given = [np.broadcast_to(array, (rows, *array.shape[1:])) for array in given]
+        given = [array.reshape(-1, *array.shape[2:]) for array in given]
         if grid is not None:
             given = inputs_on_grid(given, grid, by_lot(generator, given[0].shape, images))
-        own = local_weights(node, weights)
+        own = local_weights(node, self._weights)
         result, local = _evaluate(node, given, images, own, precision, grid)
         if grid is not None:
             result = result_on_grid(result, grid, by_lot(generator, result.shape, images))
-        result = result.reshape(draws + 1, images, *node.shape)
-        departures = np.abs(result[1:] - result[0]).reshape(draws, images, -1)
-        propagated = tolerance.carried(departures)
-        allowed = tolerance.own(local)
+        result = result.reshape(rows, images, *node.shape)
+        self._values[node.name][part] = result[0]
+        self._peaks[node.name][part] = local.peak
+        allowed = tolerance.own(local, self._values[node.name].size)
         if grid is not None and grid.output_step is not None:
             allowed = allowed + grid.output_step  # the neighbour on the grid is right too
-        tolerances[node.name] = allowed + propagated.reshape(images, *[1] * (allowed.ndim - 1))
+        if rows > 1:
+            departures = np.abs(result[1:] - result[0]).reshape(draws, images, -1)
+            carried = tolerance.carried(departures).reshape(images, *[1] * len(node.shape))
+            allowed = allowed + carried
+        self._tolerances[node.name][part] = allowed
         if local.sigma.any():
+            result = np.repeat(result, draws + 1, axis=0) if rows == 1 else result
             result[1:] += tolerance.draw(generator, local, draws)
-        values[node.name], peaks[node.name] = result[0].copy(), local.peak
-        rows[node.name] = result
-        for source in set(node.inputs):
-            if last_reader[source] == node.name:
-                del rows[source]
-    return Expectation(values, tolerances, peaks)
+        return result
 
 
 def layer_alone(

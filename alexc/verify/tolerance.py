@@ -34,13 +34,13 @@ _LOOKED_AT = 1 << 18
 _NORMAL = NormalDist()
 
 
-def own(local: Rounding) -> Array:
+def own(local: Rounding, elements: int | None = None) -> Array:
     """The tolerance of each element for a layer's own rounding errors.
 
-    None of the elements exceeds it, but by FALSE_ALARM: of a normal error, and of one with the
-    tails of Laplace's distribution, where P(|e| > z·σ) = e^(−√2·z).
+    None of so many `elements`, by default those given, exceeds it, but by FALSE_ALARM: of a normal
+    error, and of one with the tails of Laplace's distribution, where P(|e| > z·σ) = e^(−√2·z).
     """
-    elements = local.sigma.size
+    elements = elements or local.sigma.size
     allowed: Array = _normal_quantile(elements) * local.sigma
     if local.wandering is not None:
         allowed += math.log(elements / FALSE_ALARM) / math.sqrt(2) * local.wandering
@@ -118,7 +118,11 @@ def draw(generator: np.random.Generator, local: Rounding, draws: int) -> Array:
             error[...] = generator.standard_normal(shape, dtype=np.float32)
             error *= local.sigma
             if wandering.ndim:
-                error += wandering * generator.laplace(0.0, math.sqrt(0.5), shape)
+                # The difference of two exponential numbers has Laplace's distribution.
+                tails = generator.standard_exponential(shape, dtype=np.float32)
+                tails -= generator.standard_exponential(shape, dtype=np.float32)
+                tails *= np.float32(math.sqrt(0.5))
+                error += wandering * tails
         else:
             axes = 2 if index % 4 == 1 else 1
             ones = (*shape[:axes], *[1] * (len(shape) - axes))
