@@ -6,7 +6,6 @@ import gzip
 import json
 import pickle  # noqa: TID251  (to write what others write; nothing here loads it)
 import struct
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from alexc.train.data import photos
 from alexc.train.data.colours import components
 from alexc.train.data.dataset import ArrayDataset, ImageForm, with_channels
 from alexc.train.data.order import epoch_order, share
-from alexc.train.data.pack import PackOptions, pack
-from alexc.train.data.uri import Split, open_data
+from alexc.train.data.uri import open_data
 from tests.train_nets import SMALL, run, small_net
+from tests.train_photos import colours_are_those_of_the_labels, make_photos, opened
 
 GREY = ImageForm(1, (28, 28), 10)
 COLOUR = ImageForm(3, (32, 32), 10)
-PHOTO = ImageForm(3, (24, 20), 4)
 chance = np.random.default_rng(2012)
 
 
@@ -182,72 +180,45 @@ def test_damaged_cifar(tmp_path: Path) -> None:
 
 # ---- photographs ---------------------------------------------------------------------------------
 
-COLOURS = {"ant": (200, 10, 10), "bee": (10, 200, 10), "cat": (10, 10, 200)}
-
-
-def _photos(folder: Path, count: int = 11) -> Path:
-    """Plain colours, of all the kinds of files that are found in the wild."""
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            size = (30 + number, 26 + 2 * number)
-            path = folder / name / f"{number:02}.png"
-            picture = Image.new("RGB", size, colour)
-            match number % 4:
-                case 1:
-                    picture.save(path.with_suffix(".jpg"), quality=95)
-                case 2:
-                    picture.convert("RGBA").save(path)
-                case 3 if name == "ant":
-                    picture.convert("CMYK").save(path.with_suffix(".jpg"), quality=95)
-                case _:
-                    picture.save(path)
-    return folder
-
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool) -> None:
     monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.25 if in_memory else 0.0)
-    folder = _photos(tmp_path / "set")
-    train, test = (_open(f"folder:{folder}", split) for split in ("train", "test"))
+    folder = make_photos(tmp_path / "set")
+    train, test = (opened(f"folder:{folder}", split) for split in ("train", "test"))
     assert train.in_memory == in_memory
     assert (len(train), len(test)) == (30, 3)  # every tenth of each class is held out
     assert train.classes == ("ant", "bee", "cat")
     images, labels = train.read(np.arange(30))
     assert images.shape == (30, 24, 20, 3)
     assert np.bincount(labels).tolist() == [10, 10, 10]
-    means = images.mean(axis=(1, 2))
-    np.testing.assert_allclose(means, np.array(list(COLOURS.values()))[labels], atol=6)
-
-
-def _open(uri: str, split: Split, form: ImageForm = PHOTO) -> Any:
-    return open_data(uri, split, form)
+    colours_are_those_of_the_labels(train)
 
 
 def test_labels_follow_the_names_that_the_spec_gives(tmp_path: Path) -> None:
-    folder = _photos(tmp_path / "set")
+    folder = make_photos(tmp_path / "set")
     form = ImageForm(3, (24, 20), 4, ("dog", "cat", "bee", "ant"))
-    assert np.bincount(_open(f"folder:{folder}", "train", form).labels).tolist() == [0, 10, 10, 10]
-    assert _open(f"folder:{folder}", "train", form).labels[0] == 3
+    assert np.bincount(opened(f"folder:{folder}", "train", form).labels).tolist() == [0, 10, 10, 10]
+    assert opened(f"folder:{folder}", "train", form).labels[0] == 3
     strange = ImageForm(3, (24, 20), 4, ("dog", "cat", "bee", "emu"))
     with pytest.raises(AlexcError, match="that the spec's labels don't name: ant"):
-        _open(f"folder:{folder}", "train", strange)
+        opened(f"folder:{folder}", "train", strange)
 
 
 def test_damaged_photos_are_counted_listed_and_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = _photos(tmp_path / "set")
+    folder = make_photos(tmp_path / "set")
     (folder / "bee" / "00.png").write_bytes(b"no photo")
     whole = (folder / "cat" / "01.jpg").read_bytes()
     (folder / "cat" / "01.jpg").write_bytes(whole[: len(whole) // 2])
-    train = _open(f"folder:{folder}", "train")
+    train = opened(f"folder:{folder}", "train")
     assert len(train) == 28
     assert len(train.damaged) == 2
     assert "00.png" in photos.told(train.damaged)
     assert photos.told(train.damaged).startswith("2 damaged images are left out: ")
     monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.0)
-    streamed = _open(f"folder:{folder}", "train")
+    streamed = opened(f"folder:{folder}", "train")
     assert len(streamed) == 30
     labels = streamed.read(np.arange(30))[1]
     assert (labels == -1).sum() == 2
@@ -255,19 +226,19 @@ def test_damaged_photos_are_counted_listed_and_survived(
 
 def test_folders_that_are_no_set(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
-        _open(f"folder:{tmp_path}/none", "train")
+        opened(f"folder:{tmp_path}/none", "train")
     with pytest.raises(UsageError, match="should hold one for each class"):
-        _open(f"folder:{tmp_path}", "train")
-    _photos(tmp_path / "set")
+        opened(f"folder:{tmp_path}", "train")
+    make_photos(tmp_path / "set")
     (tmp_path / "set" / "dog").mkdir()
     with pytest.raises(AlexcError, match="data/empty-class"):
-        _open(f"folder:{tmp_path / 'set'}", "train")
+        opened(f"folder:{tmp_path / 'set'}", "train")
 
 
 def test_more_classes_than_outputs(tmp_path: Path) -> None:
-    folder = _photos(tmp_path / "set")
+    folder = make_photos(tmp_path / "set")
     with pytest.raises(AlexcError, match="has the label 2, and the net 2 outputs"):
-        _open(f"folder:{folder}", "train", ImageForm(3, (24, 20), 2))
+        opened(f"folder:{folder}", "train", ImageForm(3, (24, 20), 2))
 
 
 def test_photos_of_every_kind_become_what_the_net_takes(tmp_path: Path) -> None:
@@ -282,7 +253,7 @@ def test_photos_of_every_kind_become_what_the_net_takes(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: upright, its left side is on top
     turned.save(folder / "3-turned.jpg", exif=exif, quality=95)
-    data = _open(f"folder:{tmp_path / 'set'}", "train", ImageForm(3, (40, 30), 1))
+    data = opened(f"folder:{tmp_path / 'set'}", "train", ImageForm(3, (40, 30), 1))
     assert data.damaged == ()
     images, _ = data.read(np.arange(4))
     np.testing.assert_allclose(images[0], images[1], atol=1)
@@ -313,7 +284,7 @@ def test_images_of_another_size_than_the_spec_are_refused(tmp_path: Path) -> Non
 def test_a_run_on_photos_that_are_not_held_goes_on_and_survives_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    folder = _photos(tmp_path / "set")
+    folder = make_photos(tmp_path / "set")
     (folder / "bee" / "00.png").write_bytes(b"no photo")
     net = small_net(tmp_path, SMALL.replace("epochs: 3", "epochs: 2"))
     monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.0)
@@ -331,82 +302,13 @@ def test_a_run_on_photos_that_are_not_held_goes_on_and_survives_damage(
     assert 1 <= sum(line["damaged"] for line in epochs) <= 2
 
 
-# ---- shards --------------------------------------------------------------------------------------
-
-
-def _packed(tmp_path: Path, **options: Any) -> Path:
-    folder, out = tmp_path / "set", tmp_path / "shards"
-    if not folder.exists():
-        _photos(folder)
-    done = []
-    pack(
-        folder, out, PackOptions(size=26, images_per_shard=8, **options), lambda *x: done.append(x)
-    )
-    assert done[-1] == (5, 5)
-    return out
-
-
-def test_packed_shards_hold_the_same_set(tmp_path: Path) -> None:
-    out = _packed(tmp_path)
-    names = sorted(path.name for path in out.glob("*.tar"))
-    assert names == ["test-00000.tar", *(f"train-0000{n}.tar" for n in range(4))]
-    train, test = _open(f"wds:{out}", "train"), _open(f"wds:{out}", "test")
-    assert (len(train), len(test)) == (30, 3)
-    images, labels = train.read(np.arange(30))
-    assert train.classes == ("ant", "bee", "cat")
-    np.testing.assert_allclose(
-        images.mean(axis=(1, 2)), np.array(list(COLOURS.values()))[labels], atol=6
-    )
-    for pattern in ("train-*.tar", "train-{00000..00003}.tar"):
-        same = _open(f"wds:{out}/{pattern}", "train")
-        np.testing.assert_array_equal(same.labels, train.labels)
-        assert len(_open(f"wds:{out}/{pattern}", "test")) == 3
-
-
-def test_packing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    out = _packed(tmp_path)
-    before = {path.name: path.read_bytes() for path in out.glob("*.tar")}
-    (out / "train-00001.tar").unlink()
-    (out / "train-00002.tar").unlink()
-    folder = tmp_path / "set"
-    options = PackOptions(size=26, images_per_shard=8)
-    packed = pack(folder, out, options, lambda *_: None)
-    assert (packed.images, packed.shards, packed.made) == (33, 5, 2)
-    assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == before
-    with pytest.raises(AlexcError, match="with other options"):
-        pack(folder, out, PackOptions(size=30, images_per_shard=8), lambda *_: None)
-
-
-def test_damaged_files_are_left_out_of_shards_and_listed(tmp_path: Path) -> None:
-    folder = _photos(tmp_path / "set")
-    (folder / "ant" / "00.png").write_bytes(b"")
-    out = _packed(tmp_path)
-    assert "00.png is empty" in (out / "damaged.txt").read_text()
-    assert len(_open(f"wds:{out}", "train")) == 29
-
-
-def test_damaged_shards(tmp_path: Path) -> None:
-    out = _packed(tmp_path)
-    shard = out / "train-00000.tar"
-    shard.write_bytes(shard.read_bytes()[:1800])
-    with pytest.raises(AlexcError, match="data/damaged"):
-        _open(f"wds:{out}", "train")
-    with pytest.raises(UsageError, match="there are no shards"):
-        _open(f"wds:{tmp_path}/none-*.tar", "train")
-    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
-        (tmp_path / "1.cls").write_text("cat")
-        tar.add(tmp_path / "1.cls", "1.cls")
-    with pytest.raises(AlexcError, match="holds b'cat' and should hold a number"):
-        _open(f"wds:{tmp_path}/odd.tar", "train")
-
-
 # ---- what holds for all --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("uri", ["cifar10:", "nothing", "folder", "ftp:x", "synthetic:-1"])
 def test_uris_that_name_nothing(uri: str) -> None:
     with pytest.raises(UsageError, match="data/uri"):
-        _open(uri, "train")
+        opened(uri, "train")
 
 
 def test_grey_from_colour_is_itu_r_601() -> None:

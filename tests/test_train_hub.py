@@ -17,16 +17,7 @@ from alexc.train.data import photos
 from alexc.train.data.dataset import ImageForm
 from alexc.train.data.uri import open_data
 from tests.train_nets import SMALL, run, small_net
-
-FORM = ImageForm(3, (24, 20), 4)
-COLOURS = {"ant": (200, 10, 10), "bee": (10, 200, 10), "cat": (10, 10, 200)}
-
-
-def _encoded(picture: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=95)
-    return buffer.getvalue()
-
+from tests.train_photos import PHOTO, colours_are_those_of_the_labels, make_photos
 
 # ---- against a double ----------------------------------------------------------------------------
 
@@ -60,7 +51,9 @@ class _Rows:
             return self.labels
         assert not self.features["img"].decode
         number = self.numbers[key]
-        picture = _encoded(Image.new("L", (30, 20), 10 * number))
+        buffer = io.BytesIO()
+        Image.new("L", (30, 20), 10 * number).save(buffer, "PNG")
+        picture = buffer.getvalue()
         return {"img": {"bytes": picture[:40] if number == 3 else picture, "path": None}}
 
     def select(self, kept: list[int]) -> _Rows:
@@ -82,16 +75,16 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_parts_of_a_set(double: Any) -> None:
     double.load_dataset = lambda _: {"train": _Rows([7] * 9), "validation": _Rows([*range(6)])}
-    data = open_data("hf:owner/ants", "test", FORM)
+    data = open_data("hf:owner/ants", "test", PHOTO)
     assert (len(data), data.shape, data.classes) == (5, (24, 20, 3), ("ant", "bee"))
     assert data.damaged[0].startswith("hf:owner/ants, row 3: ")
     assert data.read(np.array([4]))[0].mean() == 50
-    assert len(open_data("hf:owner/ants", "train", FORM)) == 9
+    assert len(open_data("hf:owner/ants", "train", PHOTO)) == 9
 
 
 def test_every_tenth_row_is_held_out_where_there_is_nothing_to_test_with(double: Any) -> None:
     double.load_dataset = lambda _: {"train": _Rows([*range(4, 25)])}
-    train, test = (open_data("hf:ants", split, FORM) for split in ("train", "test"))
+    train, test = (open_data("hf:ants", split, PHOTO) for split in ("train", "test"))
     assert (len(train), len(test)) == (19, 2)
     assert test.read(np.array([0, 1]))[0].mean(axis=(1, 2, 3)).tolist() == [130, 230]
 
@@ -114,7 +107,7 @@ def test_classes_get_the_numbers_of_the_spec(double: Any) -> None:
 def test_sets_that_cannot_be_learnt_from(double: Any, parts: Any, words: str) -> None:
     double.load_dataset = lambda _: parts
     with pytest.raises(AlexcError, match=words):
-        open_data("hf:ants", "train", FORM)
+        open_data("hf:ants", "train", PHOTO)
 
 
 def test_what_the_package_says_is_passed_on(double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,10 +116,10 @@ def test_what_the_package_says_is_passed_on(double: Any, monkeypatch: pytest.Mon
 
     double.load_dataset = fail
     with pytest.raises(UsageError, match=r"hf:owner/ants: Couldn't reach the Hub$"):
-        open_data("hf:owner/ants", "test", FORM)
+        open_data("hf:owner/ants", "test", PHOTO)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match="needs the package datasets"):
-        open_data("hf:owner/ants", "test", FORM)
+        open_data("hf:owner/ants", "test", PHOTO)
 
 
 # ---- with the package itself ---------------------------------------------------------------------
@@ -142,21 +135,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "datasets", reason="the package datasets is not installed: pip install 'alexc[train]'"
     )
     for split, count in (("train", 9), ("test", 2)):
-        for name, colour in COLOURS.items():
-            above = tmp_path / "set" / split / name
-            above.mkdir(parents=True)
-            for number in range(count):
-                picture = Image.new("RGB", (30 + number, 26 + 2 * number), colour)
-                mode, suffix = [("RGB", "png"), ("CMYK", "jpg"), ("RGBA", "png")][number % 3]
-                path = above / f"{number}.{suffix}"
-                path.write_bytes(
-                    _encoded(picture.convert(mode), {"jpg": "JPEG"}.get(suffix, "PNG"))
-                )
+        make_photos(tmp_path / "set" / split, count)
     return tmp_path / "set"
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # its own, which are no concern of alexc
+@pytest.mark.filterwarnings("ignore")  # its own, which are no concern of alexc
 def test_the_forms_that_the_package_keeps_on_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,17 +158,15 @@ def test_the_forms_that_the_package_keeps_on_disk(
         for in_memory in (True, False):
             monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.25 if in_memory else 0.0)
             uri = f"hf:{tmp_path / name}"
-            train, test = (open_data(uri, split, FORM) for split in ("train", "test"))
+            train, test = (open_data(uri, split, PHOTO) for split in ("train", "test"))
             assert (len(train), len(test)) == counts, name
             assert train.in_memory == in_memory
             assert (train.damaged, train.classes) == ((), ("ant", "bee", "cat"))
-            images, labels = train.read(np.arange(len(train)))
-            wanted = np.array(list(COLOURS.values()))[labels]
-            np.testing.assert_allclose(images.mean(axis=(1, 2)), wanted, atol=6, err_msg=name)
+            colours_are_those_of_the_labels(train)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_on_such_a_set(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.0)
     net = small_net(tmp_path, SMALL.replace("epochs: 3", "epochs: 2"))

@@ -1,9 +1,11 @@
 """WebDataset shards: tar files in which `KEY.jpg` and `KEY.cls` are an image and its label.
 
 They are read by place and not as streams: the index of every shard is made when the set is opened,
-so that images come in the order of the run from any step on, whatever the number of workers. (The
-package `webdataset` reads shards as shuffled streams, whose position can't be found again.) What
-`alexc data pack` writes, that package reads too.
+so that images come in the order of the run from any step on, whatever the number of workers. The
+package `webdataset` reads shards as shuffled streams, whose position can't be found again; what one
+of the two writes, the other reads. KEY is what stands before the first point of a name, and the
+kind what stands after the last: `7.input.png` is an image too. Of several images in a sample the
+first is taken, and `cls` before the `label` of a `json`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +31,8 @@ CLASSES = "classes.json"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 _HELD_OUT = 10
+_LABELS = ("cls", "json")
+_GZIP = b"\x1f\x8b"
 
 
 class ShardDataset(PhotoDataset):
@@ -152,41 +157,74 @@ def _globbed(path: Path) -> list[Path]:
 
 def _index(number: int, path: Path) -> Iterator[tuple[int, int, int, int]]:
     """(shard, offset, size, label) of every image in the shard, in its order."""
-    image: tuple[str, int, int] | None = None
-    label: tuple[str, int] | None = None
+    sample = _Sample("")
     try:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
                 if not member.isfile():
                     continue
                 folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                key = f"{folder}/{stem}"
-                if f".{suffix.lower()}" in SUFFIXES:
-                    image = (key, member.offset_data, member.size)
-                elif suffix in ("cls", "json"):
+                stem, _, suffixes = name.partition(".")
+                kind = suffixes.rpartition(".")[2].lower()
+                if (key := f"{folder}/{stem}") != sample.key:
+                    if sample.image is not None:
+                        yield number, *sample.image, sample.label(path)
+                    sample = _Sample(key)
+                if f".{kind}" in SUFFIXES and sample.image is None:
+                    sample.image = member.offset_data, member.size
+                elif kind in _LABELS:
                     content = shard.extractfile(member)
                     assert content is not None
-                    label = (key, _label(content.read(), suffix, path, member.name))
-                if image is not None and label is not None and image[0] == label[0]:
-                    yield number, image[1], image[2], label[1]
-                    image = label = None
+                    sample.labels[kind] = member.name, content.read()
             # A tar file ends in blocks of zeros, which one that was cut short does not have.
             if path.stat().st_size < shard.offset + tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("its end is missing")
+            if sample.image is not None:
+                yield number, *sample.image, sample.label(path)
     except (tarfile.TarError, EOFError) as error:
-        raise fault(
-            "data/damaged",
-            f"{path} is damaged: {error}",
-            help="it was not loaded whole: fetch or pack it again",
-        ) from None
+        raise _unreadable(path, error) from None
     except OSError as error:
         raise usage_fault("file/unreadable", f"{path}: {error.strerror or error}") from None
 
 
-def _label(content: bytes, suffix: str, path: Path, name: str) -> int:
+@dataclass(slots=True)
+class _Sample:
+    """The files of one key, so far."""
+
+    key: str
+    image: tuple[int, int] | None = None  # offset, size
+    labels: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # by kind
+
+    def label(self, path: Path) -> int:
+        """The number that `cls` holds, or `json`. Raises AlexcError if there is none."""
+        for kind in _LABELS:
+            if kind in self.labels:
+                return _label(*self.labels[kind], kind, path)
+        raise fault(
+            "data/labels",
+            f"{path}: the image {self.key.lstrip('/')} has no label beside it",
+            help="a sample is KEY.jpg with KEY.cls, which holds the number of its class",
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> AlexcError:
+    with path.open("rb") as file:
+        if file.read(len(_GZIP)) == _GZIP:
+            return fault(
+                "data/format",
+                f"{path} is compressed, and images are read by their place in a shard",
+                help="gunzip it: what is in JPEG hardly gets smaller",
+            )
+    return fault(
+        "data/damaged",
+        f"{path} is damaged: {error}",
+        help="it was not loaded whole: fetch or pack it again",
+    )
+
+
+def _label(name: str, content: bytes, kind: str, path: Path) -> int:
     try:
-        value = json.loads(content) if suffix == "json" else int(content)
+        value = json.loads(content) if kind == "json" else int(content)
         return int(value["label"] if isinstance(value, dict) else value)
     except (ValueError, KeyError, TypeError):
         raise _no_label(path, name, content) from None
