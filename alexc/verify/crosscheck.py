@@ -65,10 +65,11 @@ def verify(
     model.onnx whose bytes are certified, if there is one. `written` is the graph in its inference
     form that the model was written from, if any of its layers is not in fp32: the model is then
     held to what that graph computes, and the report says how far that lies from `graph`, for
-    `samples` or else the inputs. `inputs` are images as the net takes them,
-    `(batch, *input_shape)`; without them `batch` synthetic ones are drawn from `seed`. `backends`
-    are names of BACKENDS; by default all that are installed and have something to run. `progress`
-    is told what is being done.
+    `samples` or else the inputs. Where it takes pixels, `graph` is given what it makes of them.
+    `inputs` are images as the model takes them, `(batch, *input_shape)`, pixels as whole numbers of
+    float32, and so are those of `samples`; without them `batch` synthetic ones are drawn from
+    `seed`. `backends` are names of BACKENDS; by default all that are installed and have something
+    to run. `progress` is told what is being done.
 
     Each backend runs in a process of its own, which may take `patience` seconds for each of its
     steps; with `isolate` false they run in this one, where a crash is a crash of everything.
@@ -76,8 +77,8 @@ def verify(
     Raises UsageError for backends that don't exist and inputs of another shape.
     """
     say = progress or (lambda _: None)
-    images = _images(graph, inputs, batch, seed)
     subject = Subject(graph, weights, model, written or inference(graph))
+    images = _images(subject.written, inputs, batch, seed)
     results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends, model)}
     for kind in results:
         if (status := _cannot_run(kind, model)) is not None:
@@ -95,16 +96,17 @@ def verify(
         if crew is not None:
             stack.enter_context(one_thread())
         say("computing the reference")
-        plain = narrow = Standard(graph, weights, images, seed)
-        if subject.written.precisions or subject.written.quantized:
-            say("computing the reference in the model's precision")
+        plain = narrow = Standard(graph, weights, _as_trained(subject.written, images), seed)
+        rounded = bool(subject.written.precisions or subject.written.quantized)
+        if rounded or subject.written.pixels is not None:
+            say("computing the reference of the model as it is written")
             narrow = Standard(subject.written, weights, images, seed)
         for kind in running:
             say(f"running {kind.name}")
             standard = narrow if kind.reads_model else plain
             found = Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
             exact = None
-            if narrow is not plain and kind.reads_model:
+            if rounded and kind.reads_model:
                 exact = samples or Samples(images, plain.expected.values)
             request = found.request(_sizes(len(images)), exact.images if exact else None)
             for answer in _ask(kind, subject, request, crew):
@@ -123,7 +125,8 @@ def verify(
     rows = [row for found in findings for row in found.rows if found.unsupported is None]
     rows = [*shape_rows, *rows]
     passed = _passed(results, model, asked=set(backends or ()))
-    usual = plain.expected.values if inputs is not None else _first_two(plain.expected.values)
+    values = plain.expected.values if subject.written.pixels is None else narrow.expected.values
+    usual = values if inputs is not None else _first_two(values)
     note = overflow_note(subject.written, usual)
     return Report(
         passed and all(row.passed for row in shape_rows),
@@ -230,14 +233,28 @@ def _weights_file(subject: Subject) -> Path | None:
 def _images(
     graph: Graph, inputs: NDArray[np.float32] | None, batch: int, seed: int
 ) -> NDArray[np.float32]:
+    """Images as the model of the graph takes them."""
     if inputs is None:
-        return provocations.batch(graph.input_shape, batch, seed)
+        draw = provocations.batch if graph.pixels is None else provocations.batch_of_pixels
+        return draw(graph.input_shape, batch, seed)
     if inputs.shape[1:] != graph.input_shape or len(inputs) == 0:
         raise usage_fault(
             "verify/input-shape",
             f"{graph.name} takes images of the shape {graph.input_shape}, not {inputs.shape[1:]}",
         )
-    return np.ascontiguousarray(inputs, np.float32)
+    images = np.ascontiguousarray(inputs, np.float32)
+    if graph.pixels is not None and not np.isin(images, np.arange(256, dtype=np.float32)).all():
+        raise usage_fault(
+            "verify/input-pixels", f"{graph.name} takes pixels: whole numbers from 0 to 255"
+        )
+    return images
+
+
+def _as_trained(written: Graph, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The images as the graph was trained on them: normalised where the model takes pixels."""
+    if written.pixels is None:
+        return images
+    return written.pixels.reference([images.astype(np.float64)], {}).astype(np.float32)
 
 
 def _chosen(names: Sequence[str] | None, model: Path | None) -> list[type[Backend]]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.graph import Graph, Node
+from alexc.graph.graph import INPUT, Graph, Node
 
 Tensor = NDArray[Any]
 Tensors = dict[str, Tensor]
@@ -136,6 +136,10 @@ class ModelBackend(Backend):
     @property
     def graph(self) -> Graph:
         return self.subject.written
+
+    def feed(self, images: NDArray[np.float32]) -> Tensors:
+        """The images by the name of the input and of its type: uint8 where they are pixels."""
+        return {INPUT: images if self.graph.pixels is None else images.astype(np.uint8)}
 
     @property
     def model(self) -> Path:

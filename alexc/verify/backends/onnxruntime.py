@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.engines.forms import FILES
-from alexc.graph.graph import INPUT
 from alexc.verify.backends.base import (
     BackendFault,
     ModelBackend,
@@ -44,7 +43,7 @@ class OnnxRuntime(ModelBackend):
         from alexc.verify.onnx_parts import instrumented
 
         session = load(instrumented(self.model, self.graph), self.model.parent)
-        return run(session, {INPUT: images})
+        return run(session, self.feed(images))
 
     def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
         """All layers in one model, since sessions are slow to make; one by one if that fails."""
@@ -68,7 +67,7 @@ class OnnxRuntime(ModelBackend):
         return [results[node.name] for node in nodes]
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        return run(self._session, {INPUT: images})
+        return run(self._session, self.feed(images))
 
 
 @final

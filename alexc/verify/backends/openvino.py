@@ -9,7 +9,6 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.graph import INPUT
 from alexc.verify.backends.base import (
     BackendFault,
     ModelBackend,
@@ -43,7 +42,7 @@ class OpenVino(ModelBackend):
             network.add_outputs(named)
         except Exception as error:
             raise BackendFault(first_line(error)) from error
-        return run(compiled(network), {INPUT: images})
+        return run(compiled(network), self.feed(images))
 
     def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
         """Quantized layers one by one, and all others in one model, or one by one if that fails."""
@@ -82,7 +81,7 @@ class OpenVino(ModelBackend):
         return run(compiled(data), feeds)
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        found = run(self._compiled, {INPUT: images})
+        found = run(self._compiled, self.feed(images))
         # Where it does without a cast, what was cast is another name of the result.
         return {name: found[name] for name in self.graph.outputs if name in found}
 
