@@ -23,7 +23,7 @@ from alexc.ops.pointwise import Relu, Softmax
 from alexc.ops.structure import Flatten
 from alexc.verify import tolerance
 from alexc.verify.precision import BF16, FP16, FP32, TF32, Precision
-from alexc.verify.reference import expect, layer_alone
+from alexc.verify.reference import Expectation, expect, layer_alone
 from alexc.verify.rounding import RULES, Rounding
 
 Float32 = NDArray[np.float32]
@@ -312,14 +312,20 @@ def test_images_that_are_evaluated_apart_are_as_those_evaluated_together(
     )
     graph = chain(*layers, shape=(2, 5, 6))
     weights = {n: normal(*p.shape) for n, p in graph.parameters.items()}
-    together = expect(graph, weights, normal(5, 2, 5, 6))
+
+    def evaluated() -> list[Expectation]:
+        return [expect(graph, weights, normal(5, 2, 5, 6), seed=seed) for seed in range(12)]
+
+    together = evaluated()
     monkeypatch.setattr("alexc.verify.reference._TOGETHER", 1)
-    apart = expect(graph, weights, normal(5, 2, 5, 6))
+    apart = evaluated()
     last = graph.outputs[0]
-    np.testing.assert_allclose(apart.values[last], together.values[last], rtol=1e-12)
-    ratio = apart.tolerances[last] / together.tolerances[last]
+    np.testing.assert_allclose(apart[0].values[last], together[0].values[last], rtol=1e-12)
+    # They are drawn, and so it is their usual size that agrees.
+    usual = [np.median([e.tolerances[last] for e in each], axis=0) for each in (apart, together)]
+    ratio = usual[0] / usual[1]
     assert ratio.shape == (5, 5)
-    assert 0.3 < ratio.min() <= ratio.max() < 3
+    assert 0.6 < ratio.min() <= ratio.max() < 1.7
 
 
 def test_images_do_not_lend_each_other_tolerance() -> None:
