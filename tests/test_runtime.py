@@ -22,7 +22,7 @@ from alexc_runtime import (
     EngineUnavailableError,
     session,
 )
-from alexc_runtime.engines import tensorrt
+from alexc_runtime.engines import cuda, tensorrt
 from alexc_runtime.engines.base import Engine, import_obstacle
 from alexc_runtime.manifest import (
     MODEL,
@@ -197,7 +197,7 @@ def test_an_engine_asked_for_serves_or_is_an_error(built: Path) -> None:
         alexc_runtime.open(built, threads=0)
 
 
-@pytest.mark.skipif(tensorrt._no_driver() is None, reason="this machine has an NVIDIA driver")
+@pytest.mark.skipif(cuda.no_driver() is None, reason="this machine has an NVIDIA driver")
 def test_without_a_driver_a_plan_is_an_error_that_says_so(built: Path) -> None:
     with pytest.raises(EngineUnavailableError) as caught:
         alexc_runtime.open(built, engine="tensorrt_rtx")

@@ -1,16 +1,18 @@
-"""TensorRT in the runtime, on a GPU of straw.
+"""TensorRT in the runtime, on a GPU of straw: see the doubles of both libraries.
 
-No machine of the tests has a GPU, so the engine runs against a double of both libraries that keeps
-device memory on the host. Two tests hold the double's names against the real libraries: what the
-engine uses must be there, and the double offers nothing else.
+Three tests hold the doubles' names against the real libraries: what the engine uses must be there,
+and the doubles offer nothing else.
 """
 
 from __future__ import annotations
 
-import ctypes
-import enum
+import gc
+import logging
 import re
 import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +22,13 @@ import pytest
 
 import alexc_runtime
 from alexc.bundle import staged
-from alexc_runtime import (
-    BatchError,
-    EngineError,
-    EngineUnavailableError,
-)
-from alexc_runtime.engines import tensorrt
-from alexc_runtime.manifest import (
-    MODEL,
-    EngineRecord,
-)
+from alexc_runtime import BatchError, EngineError, EngineUnavailableError
+from alexc_runtime.engines import cuda, launches, tensorrt, tensorrt_plan
+from alexc_runtime.manifest import MODEL, EngineRecord, Input
+from tests import cuda_double, tensorrt_double
+from tests.cuda_double import Gpu, Status
 from tests.small_bundle import IMAGE, MANIFEST, PLAN, Array, expected, fill, images, make
+from tests.tensorrt_double import Behaviour, DataType, EngineInvalidityDiagnostics
 
 
 @pytest.fixture(scope="module")
@@ -41,258 +39,354 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-class _TensorIOMode(enum.Enum):
-    INPUT = 1
-    OUTPUT = 2
+@dataclass
+class Machine:
+    """A machine with a GPU and TensorRT for RTX; `does` may be set until a bundle is opened."""
 
+    gpu: Gpu
+    does: Behaviour
+    patch: pytest.MonkeyPatch
 
-class _DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
-
-
-_MemcpyKind = enum.IntEnum("_MemcpyKind", ["cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"])
-
-
-class _Severity(enum.Enum):
-    INTERNAL_ERROR = 0
-    ERROR = 1
-    WARNING = 2
-
-
-class _ILogger:
-    INTERNAL_ERROR = _Severity.INTERNAL_ERROR
-    ERROR = _Severity.ERROR
-    WARNING = _Severity.WARNING
-
-    def __init__(self) -> None:
-        pass
-
-
-class _Gpu:
-    """What a test sets before opening, and reads after closing."""
-
-    def __init__(self) -> None:
-        self.devices = 1
-        self.failing = ""  # the function that fails
-        self.shapes: dict[str, tuple[int, ...]] = {
-            "input": (-1, *IMAGE), "scores": (-1, 5), "conv": (-1, 5, 7, 9),
-        }  # fmt: skip
-        self.dtype = _DataType.FLOAT
-        self.profiles = 1
-        self.memory: dict[int, Any] = {}
-        self.streams: set[int] = set()
-        self.events: list[str] = []
-
-    def status(self, function: str) -> int:
-        self.events.append(function)
-        return 2 if self.failing == function else 0
-
-
-def _fake_cuda(gpu: _Gpu) -> ModuleType:
-    module = ModuleType("cuda.bindings.runtime")
-
-    def malloc(size: int) -> tuple[int, int | None]:
-        if status := gpu.status("cudaMalloc"):
-            return status, None
-        block = ctypes.create_string_buffer(size)
-        gpu.memory[ctypes.addressof(block)] = block
-        return 0, ctypes.addressof(block)
-
-    def free(address: int) -> tuple[int]:
-        del gpu.memory[address]
-        return (gpu.status("cudaFree"),)
-
-    def copy(target: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
-        device = target if kind == _MemcpyKind["cudaMemcpyHostToDevice"] else source
-        assert size <= len(gpu.memory[device])
-        assert stream in gpu.streams
-        status = gpu.status("cudaMemcpyAsync")
-        if not status:
-            ctypes.memmove(target, source, size)
-        return (status,)
-
-    def create() -> tuple[int, int | None]:
-        if status := gpu.status("cudaStreamCreate"):
-            return status, None
-        gpu.streams.add(17)
-        return 0, 17
-
-    def destroy(stream: int) -> tuple[int]:
-        gpu.streams.remove(stream)
-        return (gpu.status("cudaStreamDestroy"),)
-
-    vars(module).update(
-        cudaMemcpyKind=_MemcpyKind,
-        cudaMalloc=malloc,
-        cudaFree=free,
-        cudaMemcpyAsync=copy,
-        cudaStreamCreate=create,
-        cudaStreamDestroy=destroy,
-        cudaStreamSynchronize=lambda _: (gpu.status("cudaStreamSynchronize"),),
-        cudaGetDeviceCount=lambda: (gpu.status("cudaGetDeviceCount"), gpu.devices),
-        cudaGetErrorString=lambda _: (0, b"out of memory"),
-    )
-    return module
-
-
-def _fake_tensorrt(gpu: _Gpu) -> ModuleType:
-    module = ModuleType("tensorrt_rtx")
-
-    class Context:
-        def __init__(self) -> None:
-            self.addresses: dict[str, int] = {}
-            self.batch = 0
-
-        def set_tensor_address(self, name: str, memory: int) -> bool:
-            self.addresses[name] = memory
-            return gpu.status("set_tensor_address") == 0
-
-        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-            assert name == "input"
-            self.batch = shape[0]
-            return gpu.status("set_input_shape") == 0
-
-        def execute_async_v3(self, stream_handle: int) -> bool:
-            assert stream_handle in gpu.streams
-            if gpu.status("execute_async_v3"):
-                return False
-
-            def view(name: str) -> Array:
-                shape = (self.batch, *gpu.shapes[name][1:])
-                block = gpu.memory[self.addresses[name]]
-                flat = np.frombuffer(block, np.float32, int(np.prod(shape)))
-                return flat.reshape(shape)
-
-            for name, value in expected(view("input")).items():
-                view(name)[...] = value
-            return True
-
-    class CudaEngine:
-        num_io_tensors = len(gpu.shapes)
-        num_optimization_profiles = gpu.profiles
-
-        def get_tensor_name(self, index: int) -> str:
-            return list(gpu.shapes)[index]
-
-        def get_tensor_mode(self, name: str) -> _TensorIOMode:
-            return _TensorIOMode.INPUT if name == "input" else _TensorIOMode.OUTPUT
-
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return gpu.shapes[name]
-
-        def get_tensor_dtype(self, name: str) -> _DataType:
-            return gpu.dtype if name == "conv" else _DataType.FLOAT
-
-        def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
-            assert (name, index) == ("input", 0)
-            return [(size, *IMAGE) for size in (2, 3, 4)]
-
-        def create_execution_context(self) -> Context | None:
-            return None if gpu.status("create_execution_context") else Context()
-
-    class Runtime:
-        def __init__(self, log: Any) -> None:
-            self.log = log
-
-        def deserialize_cuda_engine(self, plan: bytes) -> CudaEngine | None:
-            assert plan == b"a plan\0" * 99
-            if gpu.status("deserialize_cuda_engine"):
-                self.log.log(_Severity.WARNING, "this is of no importance")
-                self.log.log(_Severity.ERROR, "the plan is of version 9\nin runtime.cpp:48")
-                return None
-            return CudaEngine()
-
-    vars(module).update(
-        ILogger=_ILogger,
-        Runtime=Runtime,
-        ICudaEngine=CudaEngine,
-        IExecutionContext=Context,
-        TensorIOMode=_TensorIOMode,
-        DataType=_DataType,
-    )
-    return module
+    def open(self, path: Path, engine: str = "tensorrt_rtx", **how: Any) -> alexc_runtime.Session:
+        library = tensorrt_double.library(self.gpu, self.does, engine)
+        self.patch.setitem(sys.modules, engine, library)
+        return alexc_runtime.open(path, engine, **how)
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> _Gpu:
-    gpu = _Gpu()
-    monkeypatch.setattr(tensorrt, "_no_driver", lambda: None)
-    cuda = _fake_cuda(gpu)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
+    gpu = Gpu()
+    monkeypatch.setattr(tensorrt, "no_driver", lambda: None)
     monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", _fake_tensorrt(gpu))
-    return gpu
+    monkeypatch.setitem(sys.modules, cuda.MODULE, gpu.library())
+    monkeypatch.setenv("ALEXC_CACHE", str(tmp_path / "cache"))
+    yield Machine(gpu, Behaviour(), monkeypatch)
+    if gpu.left():  # an error may hold on to what failed
+        gc.collect()
+    assert gpu.left() == {}
 
 
-def test_a_plan_runs_where_there_is_a_gpu(built: Path, gpu: _Gpu) -> None:
+def agree(outputs: dict[str, Any], batch: Array) -> None:
+    assert list(outputs) == ["scores", "conv"]
+    for name, value in expected(batch).items():
+        found = outputs[name]
+        found = found if isinstance(found, np.ndarray) else found.numpy()
+        np.testing.assert_array_equal(found, value)
+
+
+# ---- running -------------------------------------------------------------------------------------
+
+
+def test_a_plan_runs_where_there_is_a_gpu(built: Path, machine: Machine) -> None:
+    machine.patch.setitem(
+        sys.modules, "tensorrt_rtx", tensorrt_double.library(machine.gpu, machine.does)
+    )
     with alexc_runtime.open(built) as opened:
         assert (opened.engine, opened.status) == ("tensorrt_rtx", "built, not run: no GPU")
         assert opened.why.startswith(
             "tensorrt_rtx: the best engine at hand; built, not run: no GPU. Passed over: tensorrt:"
         )
         assert opened.batch_limits == (2, 4)
-        assert len(gpu.memory) == 3
-        for count in (4, 2, 3):
-            batch = images(count)
-            outputs = opened.run(batch)
-            for name, value in expected(batch).items():
-                np.testing.assert_array_equal(outputs[name], value)
+        for count in (4, 2, 3, 4, 4, 2):
+            agree(opened.run(images(count)), images(count))
         for count in (1, 5):
             with pytest.raises(BatchError, match="tensorrt_rtx takes 2 to 4"):
                 opened.run(images(count))
-    assert not gpu.memory
-    assert not gpu.streams
 
 
-def test_nothing_is_freed_while_a_copy_goes_on(built: Path, gpu: _Gpu) -> None:
-    with alexc_runtime.open(built) as opened:
-        gpu.failing = "execute_async_v3"
-        gpu.events.clear()
-        with pytest.raises(EngineError, match="the plan did not start"):
-            opened.run(images(2))
-        assert gpu.events[-1] == "cudaStreamSynchronize"
+def test_outputs_are_the_callers_own(built: Path, machine: Machine) -> None:
+    with machine.open(built) as opened:
+        first = opened.run(images(3))
+        opened.run(images(3) + 1)
+        agree(first, images(3))
+
+
+def test_memory_is_taken_once(built: Path, machine: Machine) -> None:
+    with machine.open(built) as opened:
+        opened.warm_up(2, 3, 4)
+        machine.gpu.calls.clear()
+        for count in (2, 3, 4):
+            agree(opened.run(images(count)), images(count))
+    taking = {"cudaMalloc", "cudaMallocHost", "cudaStreamCreateWithFlags", "cudaGraphInstantiate"}
+    assert not taking & set(machine.gpu.calls)
+
+
+def test_a_size_that_was_seen_takes_one_launch_and_one_wait(built: Path, machine: Machine) -> None:
+    with machine.open(built) as opened:
+        opened.warm_up()
+        opened.run(images(3))
+        machine.gpu.calls.clear()
+        machine.gpu.order.clear()
+        opened.run(images(3))
+        assert machine.gpu.calls == ["cudaGraphLaunch", "cudaStreamSynchronize"]
+        assert machine.gpu.order == ["HostToDevice", "computation", *["DeviceToHost"] * 2]
+
+
+def test_pixels_go_in_as_they_are(tmp_path: Path, machine: Machine) -> None:
+    assert MANIFEST.preprocess is not None
+    preprocess = replace(MANIFEST.preprocess, dtype="uint8")
+    input = Input("input", IMAGE, MANIFEST.input.batch, "uint8")
+    make(tmp_path / "small", input=input, preprocess=preprocess)
+    machine.does.types["input"] = DataType.UINT8
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *IMAGE), np.uint8)
+    with machine.open(tmp_path / "small") as opened:
+        agree(opened.run(pixels), pixels.astype(np.float32))
+        with pytest.raises(BatchError, match="takes uint8"):
+            opened.run(images(3))
+
+
+def test_threads_may_share_a_session(built: Path, machine: Machine) -> None:
+    faults: list[BaseException] = []
+
+    def work(count: int) -> None:
+        try:
+            for _ in range(5):
+                agree(opened.run(images(count)), images(count))
+                for outputs in opened.run_many([images(count)] * 3):
+                    agree(outputs, images(count))
+        except BaseException as error:  # noqa: BLE001  (told by the thread that waits)
+            faults.append(error)
+
+    with machine.open(built) as opened:
+        threads = [threading.Thread(target=work, args=(count,)) for count in (2, 3, 4, 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not faults
+
+
+# ---- many batches --------------------------------------------------------------------------------
+
+
+def test_copies_overlap_the_computation_of_other_batches(built: Path, machine: Machine) -> None:
+    counts = [2, 4, 3, 3, 2, 4, 4]
+    with machine.open(built) as opened:
+        for outputs, count in zip(
+            opened.run_many(images(count) for count in counts), counts, strict=True
+        ):
+            agree(outputs, images(count))
+        # In the steady state, when batch n is computed, n + 1 has been copied in before it is
+        # waited for: the copies' stream holds it ahead of the copies out of n.
+        machine.gpu.order.clear()
+        assert len(list(opened.run_many([images(3)] * 4))) == 4
+    kinds = [kind for kind in machine.gpu.order if kind != "DeviceToHost"]
+    assert kinds.count("computation") == 4
+    first_out = machine.gpu.order.index("DeviceToHost")
+    assert machine.gpu.order[:first_out].count("HostToDevice") == 2
+
+
+def test_a_pipeline_asks_for_what_it_needs_and_may_be_left(built: Path, machine: Machine) -> None:
+    asked = 0
+
+    def batches() -> Iterator[Array]:
+        nonlocal asked
+        for _ in range(9):
+            asked += 1
+            yield images(3)
+
+    with machine.open(built) as opened:
+        results = opened.run_many(batches())
+        assert asked == 0
+        agree(next(results), images(3))
+        assert asked == 2
+        agree(opened.run(images(4)), images(4))  # in between, by itself
+        results.close()  # type: ignore[attr-defined]
+        memory = machine.gpu.used
+        assert list(opened.run_many([])) == []
+        agree(next(opened.run_many([images(2)])), images(2))
+        assert machine.gpu.used == memory
+        with pytest.raises(BatchError):
+            list(opened.run_many([images(2), images(5)]))
+        results = opened.run_many([images(2)] * 5)
+        next(results)
+    with pytest.raises(EngineError, match="the session is closed"):
+        next(results)
+
+
+# ---- CUDA graphs ---------------------------------------------------------------------------------
+
+
+def test_a_size_that_can_not_be_recorded_runs_without_a_graph(
+    built: Path, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.does.failing.add("recording")
+    with caplog.at_level(logging.WARNING, "alexc_runtime"), machine.open(built) as opened:
+        for count in (3, 3, 4):
+            agree(opened.run(images(count)), images(count))
+    (record,) = caplog.records
+    assert record.message.startswith("tensorrt_rtx runs without CUDA graphs: ")
+    assert "cudaGraphLaunch" not in machine.gpu.calls
+
+
+def test_a_plan_that_says_so_is_not_recorded(
+    built: Path, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.does.capturable = False
+    with machine.open(built) as opened:
+        agree(opened.run(images(3)), images(3))
+    assert "the plan can't be recorded" in caplog.text
+    assert "cudaStreamBeginCapture" not in machine.gpu.calls
+
+
+def test_the_number_of_graphs_is_bounded(built: Path, machine: Machine) -> None:
+    machine.patch.setattr(launches, "MOST_GRAPHS", 2)
+    machine.does.profiles = [(1, 3, 9)]
+    with machine.open(built) as opened:
+        for count in range(1, 8):
+            agree(opened.run(images(count)), images(count))
+        assert len(machine.gpu.ready_graphs) == 2
+        # Two graphs and one context for all the rest.
+        assert machine.does.contexts == 3
+        for _ in range(9):  # what comes often takes the place of another
+            agree(opened.run(images(7)), images(7))
+        machine.gpu.calls.clear()
+        opened.run(images(7))
+        assert "cudaGraphLaunch" in machine.gpu.calls
+        assert len(machine.gpu.ready_graphs) == 2
+        agree(opened.run(images(1)), images(1))
+
+
+def test_a_batch_runs_in_the_narrowest_profile_that_takes_it(built: Path, machine: Machine) -> None:
+    machine.does.profiles = [(1, 5, 9), (1, 1, 1), (12, 12, 12)]
+    with machine.open(built) as opened:
+        assert opened.batch_limits == (1, 12)
+        for count in (1, 2, 12, 9, 1):
+            agree(opened.run(images(count)), images(count))
+        plan = opened._engine._plan  # type: ignore[union-attr]
+        assert [plan.profile(count).index for count in (1, 2, 9, 12)] == [1, 0, 0, 2]
+        with pytest.raises(BatchError, match="the profiles of the plan take 1 to 9, 1 to 1, 12 to"):
+            opened.run(images(10))
+        agree(opened.run(images(9)), images(9))
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+def test_closing_twice_and_late_is_well(built: Path, machine: Machine) -> None:
+    opened = machine.open(built)
+    opened.run(images(3))
+    opened.close()
+    opened.close()
+    assert machine.gpu.left() == {}
+    with pytest.raises(EngineError, match="the session is closed"):
+        opened.run(images(3))
+
+
+def test_a_session_that_nobody_closes_is_closed_at_its_collection(
+    built: Path, machine: Machine
+) -> None:
+    opened = machine.open(built)
+    opened.run(images(3))
+    assert machine.gpu.left()
+    del opened
+    gc.collect()
+    assert machine.gpu.left() == {}
 
 
 @pytest.mark.parametrize(
-    "failing",
-    ["set_input_shape", "cudaMemcpyAsync", "execute_async_v3", "cudaStreamSynchronize"],
+    "failing", ["cudaGraphLaunch", "cudaStreamSynchronize", "set_input_shape", "execute_async_v3"]
 )
 def test_a_plan_that_fails_while_running_is_an_engine_error(
-    built: Path, gpu: _Gpu, failing: str
+    built: Path, machine: Machine, failing: str
 ) -> None:
-    with alexc_runtime.open(built, engine="tensorrt_rtx") as opened:
-        gpu.failing = failing
-        with pytest.raises(EngineError, match=r"^tensorrt_rtx failed: "):
+    gpu, does = machine.gpu, machine.does
+    with machine.open(built) as opened:
+        opened.run(images(3))
+        gpu.failing[failing] = Status["cudaErrorIllegalAddress"]
+        does.failing.add(failing)
+        count = 3 if failing.startswith("cuda") else 2
+        with pytest.raises(EngineError, match=r"^tensorrt_rtx failed") as caught:
+            opened.run(images(count))
+        if failing.startswith("cuda"):
+            assert "CUDA error 700, an illegal memory access" in caught.value.message
+            assert caught.value.help == "the process can't use the GPU any more: start it again"
+        gpu.failing.clear()
+        does.failing.clear()
+        agree(opened.run(images(2)), images(2))
+
+
+def test_nothing_is_freed_while_a_copy_goes_on(built: Path, machine: Machine) -> None:
+    with machine.open(built) as opened:
+        machine.does.failing.add("execute_async_v3")
+        with pytest.raises(EngineError, match="the plan did not start"):
             opened.run(images(2))
-        gpu.failing = ""
-        opened.run(images(2))
-    assert not gpu.memory
-    assert not gpu.streams
+        assert machine.gpu.calls[-1] == "cudaStreamSynchronize"
+        results = opened.run_many([images(2)])
+        with pytest.raises(EngineError, match="the plan did not start"):
+            next(results)
+
+
+# ---- loading -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "failing",
     [
         "deserialize_cuda_engine",
-        "create_execution_context",
-        "cudaStreamCreate",
+        "cudaStreamCreateWithFlags",
+        "cudaEventCreateWithFlags",
         "cudaMalloc",
-        "set_tensor_address",
+        "cudaMallocHost",
     ],
 )
-def test_a_plan_that_does_not_load_holds_nothing(built: Path, gpu: _Gpu, failing: str) -> None:
-    gpu.failing = failing
+def test_a_plan_that_does_not_load_holds_nothing(
+    built: Path, machine: Machine, failing: str
+) -> None:
+    machine.does.failing.add(failing)
+    machine.gpu.failing[failing] = Status["cudaErrorIllegalAddress"]
     with pytest.raises(EngineError, match=r"^tensorrt_rtx (can't load|failed)") as caught:
-        alexc_runtime.open(built, engine="tensorrt_rtx")
-    assert not gpu.memory
-    assert not gpu.streams
+        machine.open(built)
+    assert machine.gpu.left() == {}
     if failing == "deserialize_cuda_engine":
         assert caught.value.notes == ("the plan is of version 9",)
-        assert "another version of the library" in caught.value.message
-    if failing == "cudaMalloc":
-        assert "CUDA error 2, out of memory" in caught.value.message
+        assert "GPUs than this one (GPU of straw, compute capability 8.9)" in caught.value.message
+        assert caught.value.help == (
+            "build it on this machine with `alexc build`; or: "
+            "onnxruntime runs it on this machine: open(path, 'onnxruntime')"
+        )
+
+
+def test_too_little_memory_is_told_in_numbers(built: Path, machine: Machine) -> None:
+    machine.gpu.total = 9000
+    with pytest.raises(EngineError) as caught:
+        machine.open(built)
+    assert caught.value.code == "engine/memory"
+    assert caught.value.message == (
+        "tensorrt_rtx wants 10.2 kB on the GPU for batches of up to 4, and 4.9 kB of 9.0 kB are "
+        "free"
+    )
+    assert str(caught.value.help).startswith("build with a smaller --batch MIN,OPT,MAX, or end")
+
+
+def test_a_size_for_which_no_context_can_be_made_is_an_error(built: Path, machine: Machine) -> None:
+    with machine.open(built) as opened:
+        opened.run(images(3))
+        machine.does.failing.add("create_execution_context")
+        with pytest.raises(EngineError, match="no execution context could be made") as caught:
+            opened.run(images(2))
+        assert "build with a smaller --batch" in str(caught.value.help)
+        agree(opened.run(images(3)), images(3))
+
+
+@pytest.mark.parametrize(
+    ("invalid", "text", "help"),
+    [
+        ("VERSION_MISMATCH", "it was built by another version", "build it on this machine"),
+        ("UNSUPPORTED_CC", "it was not built for this kind of GPU", "build it on this machine"),
+        ("OLD_CUDA_DRIVER", "the NVIDIA driver is too old", "update the NVIDIA driver"),
+        ("MALFORMED_ENGINE", "it is damaged or no plan", "build it on this machine"),
+        ("INSUFFICIENT_GPU_MEMORY", "too little free memory", "end what else runs on the GPU"),
+    ],
+)
+def test_what_the_library_finds_wrong_is_told_before_loading(
+    built: Path, machine: Machine, invalid: str, text: str, help: str
+) -> None:
+    machine.does.invalid = EngineInvalidityDiagnostics[invalid]
+    with pytest.raises(EngineError, match=text) as caught:
+        machine.open(built)
+    assert str(caught.value.help).startswith(help)
 
 
 @pytest.mark.parametrize(
@@ -303,65 +397,154 @@ def test_a_plan_that_does_not_load_holds_nothing(built: Path, gpu: _Gpu, failing
             {"shapes": {"input": (-1, 3, 11, 9), "scores": (-1, 5), "conv": (-1, 5, 7, 9)}},
             "its input is 3×11×9, and the manifest says 3×9×11",
         ),
-        ({"dtype": _DataType.HALF}, "its conv is _DataType.HALF, and a bundle's is float32"),
-        ({"profiles": 2}, "it has 2 profiles"),
+        (
+            {
+                "types": {
+                    "input": DataType.FLOAT,
+                    "scores": DataType.FLOAT,
+                    "conv": DataType.HALF,
+                }
+            },
+            "its conv is DataType.HALF, and a bundle's is float32",
+        ),
     ],
 )
 def test_a_plan_of_another_network_is_refused(
-    built: Path, gpu: _Gpu, change: dict[str, Any], text: str
+    built: Path, machine: Machine, change: dict[str, Any], text: str
 ) -> None:
-    vars(gpu).update(change)
-    vars(sys.modules["tensorrt_rtx"]).update(vars(_fake_tensorrt(gpu)))
+    vars(machine.does).update(change)
     with pytest.raises(EngineError, match=re.escape(text)):
-        alexc_runtime.open(built, engine="tensorrt_rtx")
+        machine.open(built)
 
 
-def test_what_the_machine_lacks_for_a_plan_is_told_exactly(
-    built: Path, gpu: _Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_machine_lacks_for_a_plan_is_told_exactly(built: Path, machine: Machine) -> None:
     def reason() -> str:
         with pytest.raises(EngineUnavailableError) as caught:
-            alexc_runtime.open(built, engine="tensorrt_rtx")
+            alexc_runtime.open(built, "tensorrt_rtx")
+        assert caught.value.help == "onnxruntime runs it on this machine: open(path, 'onnxruntime')"
         return caught.value.message.removeprefix(f"tensorrt_rtx can't run {built}: ")
 
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    gpu = machine.gpu
+    machine.patch.setitem(sys.modules, "tensorrt_rtx", None)
     assert reason() == "the package tensorrt-rtx is not installed"
     gpu.devices = 0
-    assert reason() == "there is no NVIDIA GPU on this machine"
-    gpu.failing = "cudaGetDeviceCount"
+    none = "there is no NVIDIA GPU on this machine, or CUDA_VISIBLE_DEVICES hides it"
+    assert reason() == none
+    gpu.failing["cudaGetDeviceCount"] = Status["cudaErrorNoDevice"]
+    assert reason() == none
+    gpu.failing["cudaGetDeviceCount"] = Status["cudaErrorInsufficientDriver"]
+    gpu.driver = 12040
+    assert reason() == (
+        "the NVIDIA driver is too old: it offers CUDA 12.4, and the installed cuda-python is of "
+        "CUDA 13.0; update the driver, or pip install 'cuda-python==12.*'"
+    )
+    gpu.failing["cudaGetDeviceCount"] = Status["cudaErrorMemoryAllocation"]
     assert reason() == "CUDA can't use the NVIDIA driver: out of memory"
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    machine.patch.setitem(sys.modules, cuda.MODULE, None)
     assert reason() == "the package cuda-python is not installed"
-    monkeypatch.setattr(tensorrt, "_no_driver", lambda: "there is no NVIDIA driver here")
+    machine.patch.setattr(tensorrt, "no_driver", lambda: "there is no NVIDIA driver here")
     assert reason() == "there is no NVIDIA driver here"
 
 
-def test_one_class_serves_both_libraries(tmp_path: Path, gpu: _Gpu) -> None:
-    out = tmp_path / "small"
-    make(out, engines=(EngineRecord("tensorrt", "fp32", "verified", PLAN),))
-    library = sys.modules.pop("tensorrt_rtx")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "tensorrt", library)
-        with alexc_runtime.open(out) as opened:
-            assert opened.engine == "tensorrt"
-            assert opened.run(images(3))["conv"].shape == (3, 5, 7, 9)
-    assert not gpu.memory
+def test_one_class_serves_both_libraries(tmp_path: Path, machine: Machine) -> None:
+    make(tmp_path / "small", engines=(EngineRecord("tensorrt", "fp32", "verified", PLAN),))
+    with machine.open(tmp_path / "small", "tensorrt") as opened:
+        assert opened.engine == "tensorrt"
+        for count in (3, 3, 2):
+            agree(opened.run(images(count)), images(count))
+        assert "cudaGraphLaunch" in machine.gpu.calls
+    assert not (tmp_path / "cache").exists()
+
+
+# ---- weights and kernels -------------------------------------------------------------------------
+
+
+def test_a_plan_without_weights_gets_those_of_the_bundle(built: Path, machine: Machine) -> None:
+    machine.does.stripped = True
+    with machine.open(built) as opened:
+        agree(opened.run(images(3)), images(3))
+
+
+@pytest.mark.parametrize("failing", ["set_named_weights", "refit_cuda_engine"])
+def test_weights_that_a_plan_does_not_take_are_an_error(
+    built: Path, machine: Machine, failing: str
+) -> None:
+    machine.does.stripped = True
+    machine.does.failing.add(failing)
+    with pytest.raises(EngineError, match="it does not take the weights"):
+        machine.open(built)
+
+
+def test_numbers_are_rounded_to_the_type_that_a_plan_wants() -> None:
+    values = np.array([1.0, -2.5, 1 + 2**-8, 1 + 3 * 2**-8, 3e38, 1e-40], np.float32)
+    bits = tensorrt_plan._in_type(values, "BF16").astype(np.uint32) << 16
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    np.testing.assert_array_equal(
+        bits.view(np.float32), values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    )
+    assert tensorrt_plan._in_type(values, "HALF").dtype == np.float16
+    assert tensorrt_plan._in_type(values, "FLOAT") is values
+
+
+def test_compiled_kernels_are_kept_for_the_next_time(
+    built: Path, machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with machine.open(built) as opened:
+        opened.run(images(3))
+        opened.run(images(2))
+    (file,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert file.read_bytes() == b"kernels\x02\x03"
+    machine.does.compiled.clear()
+    with machine.open(built) as opened:
+        opened.run(images(4))
+    assert file.read_bytes() == b"kernels\x02\x03\x04"
+    file.write_bytes(b"nonsense")
+    with machine.open(built) as opened:
+        agree(opened.run(images(4)), images(4))
+    assert "tensorrt_rtx does not take it" in caplog.text
+    machine.gpu.capability = (9, 0)
+    with machine.open(built) as opened:
+        opened.run(images(4))
+    assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 2
+
+
+@pytest.mark.parametrize("where", ["", "file"])
+def test_without_a_cache_a_plan_runs_as_well(
+    built: Path, machine: Machine, tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    machine.patch.setenv("ALEXC_CACHE", where and str(tmp_path / where))
+    with machine.open(built) as opened:
+        agree(opened.run(images(3)), images(3))
+    assert ("is not kept" in caplog.text) == bool(where)
+
+
+# ---- the doubles ---------------------------------------------------------------------------------
 
 
 def _names(thing: Any) -> set[str]:
     return {name for name in vars(thing) if not name.startswith("_")}
 
 
-def test_every_name_used_of_tensorrt_is_in_the_real_library() -> None:
-    real = pytest.importorskip("tensorrt_rtx")
-    fake = _fake_tensorrt(_Gpu())
+def _check_names(fake: ModuleType, real: Any) -> None:
     for name in _names(fake):
         assert hasattr(real, name), name
         if isinstance(vars(fake)[name], type):
             for member in _names(vars(fake)[name]):
                 assert hasattr(getattr(real, name), member), f"{name}.{member}"
+
+
+def test_every_name_used_of_tensorrt_is_in_the_real_library() -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    fake = tensorrt_double.library(Gpu(), Behaviour())
+    del fake.IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy
+    _check_names(fake, real)
+    assert hasattr(real.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    # The attributes that the double sets on its objects.
+    for name in ("refittable", "device_memory_size_v2", "num_io_tensors"):
+        assert hasattr(real.ICudaEngine, name)
     # The engine's own logger, too, is one that the library takes.
-    log = tensorrt._log(real)
+    log = tensorrt_plan.log(real)
     real.Runtime(log)
     log.log(real.ILogger.ERROR, "first\nsecond")
     log.log(real.ILogger.INFO, "third")
@@ -369,13 +552,35 @@ def test_every_name_used_of_tensorrt_is_in_the_real_library() -> None:
     assert "third" not in log.messages
 
 
+def test_weights_may_be_given_by_their_address() -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    array = np.arange(6, dtype=np.float32)
+    array.flags.writeable = False
+    given = real.Weights(real.DataType.FLOAT, array.ctypes.data, array.size)
+    assert (given.size, given.dtype) == (6, real.DataType.FLOAT)
+    np.testing.assert_array_equal(given.numpy(), array)
+
+
 def test_every_name_used_of_cuda_is_in_the_real_library() -> None:
     real = pytest.importorskip("cuda.bindings.runtime")
-    fake = _fake_cuda(_Gpu())
+    fake = Gpu().library()
     for name in _names(fake):
         assert hasattr(real, name), name
-    for member in fake.cudaMemcpyKind.__members__:
-        assert hasattr(real.cudaMemcpyKind, member)
+    for kind in ("cudaMemcpyKind", "cudaStreamCaptureMode", "cudaDeviceAttr"):
+        for member in getattr(fake, kind).__members__:
+            assert hasattr(getattr(real, kind), member), member
+    for status in cuda_double.Status:
+        assert int(getattr(real.cudaError_t, status.name)) == status
+    # What is given to a function as a handle can be made of a number.
+    assert int(real.cudaStream_t(5)) == 5
+
+
+def test_every_function_of_the_double_is_used() -> None:
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in Path(cuda.__file__).parent.glob("*.py")
+    )
+    for name in _names(Gpu().library()):
+        assert name in sources, name
 
 
 @pytest.mark.gpu

@@ -8,12 +8,14 @@ for by name serves or is an error; nothing takes its place.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from alexc_runtime.arrays import Borrowed, OnGpu, on_cpu
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.openvino import OpenVino
@@ -78,24 +80,72 @@ class Session:
         """The smallest and the largest batch that `run` takes; None if there is no largest."""
         return self._batch_limits
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    @overload
+    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]: ...
+    @overload
+    def run(self, batch: object) -> dict[str, Any]: ...
+    def run(self, batch: object) -> Mapping[str, Any]:
         """The outputs by name, each float32 `(images, *shape)`.
 
-        `batch` is float32 `(images, channels, height, width)`, preprocessed. Raises BatchError if
-        it is anything else, and EngineError if the engine fails.
+        `batch` is what the network takes, `(images, channels, height, width)`, preprocessed: an
+        array of numpy, or one that offers DLPack or `__cuda_array_interface__`, as those of torch
+        and CuPy do. Where it lies in memory of the CPU, so do the outputs, as numpy arrays. Where
+        it lies on the GPU and the engine computes there, the outputs stay there, each a
+        `DeviceArray`; the GPU may still be at work on them. All outputs are the caller's own.
+
+        Raises BatchError if the batch is anything else, and EngineError if the engine fails.
         """
+        engine = self._running
+        found = on_cpu(batch)
+        if isinstance(found, OnGpu):
+            return engine.run_on_gpu(found, self._check)
+        outputs = engine.run(self._contiguous(found))
+        self._check_outputs(outputs, len(found))
+        return outputs
+
+    def run_many(self, batches: Iterable[object]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """The outputs for each of the batches in turn; all of them in memory of the CPU.
+
+        An engine on the GPU copies one batch in and another out while it computes a third, so it
+        asks for up to two batches before it gives the first outputs. Raises what `run` raises.
+        """
+        sizes: deque[int] = deque()
+
+        def checked() -> Iterator[Array]:
+            for batch in batches:
+                array = self.checked(batch)
+                sizes.append(len(array))
+                yield array
+
+        for outputs in self._running.run_many(checked()):
+            self._check_outputs(outputs, sizes.popleft())
+            yield outputs
+
+    def warm_up(self, *batches: int) -> None:
+        """Run zeros in batches of these sizes, by default the one that the build optimised for.
+
+        The first run of a size takes longer than the others: an engine may compile kernels then,
+        and on the GPU it records how the size is run.
+        """
+        says = self.manifest.input
+        for images in batches or (says.batch.opt,):
+            self.run(np.zeros((images, *says.shape), says.dtype))
+
+    @property
+    def _running(self) -> Engine:
         if self._engine is None:
             raise EngineError("engine/closed", "the session is closed")
-        outputs = self._engine.run(self.checked(batch))
+        return self._engine
+
+    def _check_outputs(self, outputs: Mapping[str, NDArray[Any]], images: int) -> None:
         for output in self.manifest.outputs:
-            shape = (len(batch), *output.shape)
+            shape = (images, *output.shape)
             if outputs[output.name].shape != shape or outputs[output.name].dtype != np.float32:
                 raise EngineError(
                     "engine/output",
                     f"{self.engine} gives {output.name} as {outputs[output.name].dtype} "
                     f"{outputs[output.name].shape}, and the manifest says float32 {shape}",
                 )
-        return outputs
 
     def close(self) -> None:
         """Let go of memory and devices. Closing twice does nothing."""
@@ -118,36 +168,58 @@ class Session:
         name = self.manifest.name
         return f"<alexc_runtime.Session {name} on {self.engine} in {self.precision}>"
 
-    def checked(self, batch: NDArray[np.float32]) -> Array:
-        """The batch as the engine takes it, contiguous. Raises BatchError as `run` does."""
-        shape = self.manifest.input.shape
-        wanted = f"float32 (batch, {', '.join(map(str, shape))})"
-        if not isinstance(batch, np.ndarray):
+    def checked(self, batch: object) -> Array:
+        """The batch in memory of the CPU, as the engine takes it. Raises BatchError."""
+        found = on_cpu(batch)
+        if isinstance(found, OnGpu):
             raise BatchError(
-                "batch/type", f"the batch is a {type(batch).__name__}, not a numpy array {wanted}"
+                "batch/device",
+                "the batch lies on a GPU, and here it is to lie in memory of the CPU",
+                help="copy it (of torch: batch.cpu()), or give it to Session.run",
             )
-        if batch.dtype != np.float32:
+        return self._contiguous(found)
+
+    def _contiguous(self, batch: NDArray[Any]) -> Array:
+        self._check(batch)
+        return np.ascontiguousarray(batch)
+
+    def _check(self, batch: NDArray[Any] | Borrowed) -> None:
+        """Whether the batch is one that the network takes. Raises BatchError."""
+        says = self.manifest.input
+        wanted = f"{says.dtype} (batch, {', '.join(map(str, says.shape))})"
+        kind = batch.dtype if isinstance(batch, np.ndarray) else batch.type
+        if kind != np.dtype(says.dtype):
+            pixels = says.dtype == "uint8"
             raise BatchError(
                 "batch/dtype",
-                f"the batch holds {batch.dtype}, and {self.manifest.name} takes {wanted}",
-                help="batch.astype(np.float32), after the preprocessing",
+                f"the batch holds {kind or 'a type that numpy lacks'}, "
+                f"and {self.manifest.name} takes {wanted}",
+                help="the pixels themselves, 0 to 255: alexc_runtime.load_photos gives them"
+                if pixels
+                else "batch.astype(np.float32), after the preprocessing",
             )
-        if batch.shape[1:] != shape:
+        if batch.shape[1:] != says.shape:
             raise BatchError(
                 "batch/shape",
                 f"the batch is {batch.shape}, and {self.manifest.name} takes {wanted}",
-                help=_reshaped(batch.shape, shape),
+                help=_reshaped(batch.shape, says.shape),
             )
         smallest, largest = self._batch_limits
-        if len(batch) < smallest or (largest is not None and len(batch) > largest):
+        images = batch.shape[0]
+        if images < smallest or (largest is not None and images > largest):
             limits = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
             rebuild = "run it in parts, or build with another --batch MIN,OPT,MAX"
             raise BatchError(
                 "batch/size",
-                f"a batch of {len(batch)} images; {self.engine} takes {limits}",
+                f"a batch of {images} images; {self.engine} takes {limits}",
                 help=None if largest is None else rebuild,
             )
-        return np.ascontiguousarray(batch)
+        if isinstance(batch, Borrowed) and not batch.contiguous:
+            raise BatchError(
+                "batch/layout",
+                f"the batch on the GPU has gaps or another order of its axes than {wanted}",
+                help="of torch: batch.contiguous(); of CuPy: cupy.ascontiguousarray(batch)",
+            )
 
 
 def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
@@ -195,22 +267,44 @@ def open(
 
 def _open_on(bundle: Bundle, name: str, precision: str | None, threads: int | None) -> Session:
     record = _record(bundle.manifest, name, precision)
-    obstacle = record if isinstance(record, str) else ENGINES[name].obstacle()
+    obstacle = record if isinstance(record, str) else _obstacle(record)
     if isinstance(record, str) or obstacle is not None:
         raise EngineUnavailableError(
-            "engine/unavailable", f"{name} can't run {bundle.folder}: {obstacle}"
+            "engine/unavailable",
+            f"{name} can't run {bundle.folder}: {obstacle}",
+            help=_next_best(bundle.manifest, name, precision),
         )
-    loaded = ENGINES[name](bundle, record, threads)
+    try:
+        loaded = ENGINES[name](bundle, record, threads)
+    except EngineError as error:
+        offer = _next_best(bundle.manifest, name, precision)
+        error.help = "; or: ".join(filter(None, (error.help, offer))) or None
+        raise
     return Session(bundle, loaded, record, f"{name}: asked for")
+
+
+def _obstacle(record: EngineRecord) -> str | None:
+    """What keeps the record's engine from running it on this machine."""
+    kind = ENGINES[record.engine]
+    return kind.obstacle() or kind.misfit(record)
+
+
+def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | None:
+    """Which other engine would run the bundle here; asked for, since nothing takes its place."""
+    for other in ENGINES:
+        record = _record(manifest, other, precision)
+        if other != name and isinstance(record, EngineRecord) and _obstacle(record) is None:
+            return f"{other} runs it on this machine: open(path, {other!r})"
+    return None
 
 
 def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
     def load(way: Way) -> Engine:
         kind = ENGINES.get(way.engine)
-        obstacle = "this alexc_runtime does not know it" if kind is None else kind.obstacle()
+        record = EngineRecord(way.engine, way.precision, "verified", way.path)
+        obstacle = "this alexc_runtime does not know it" if kind is None else _obstacle(record)
         if kind is None or obstacle is not None:
             raise EngineUnavailableError("engine/unavailable", f"{way.engine}: {obstacle}")
-        record = EngineRecord(way.engine, way.precision, "verified", way.path)
         return kind(bundle, record, way.threads if threads is None else threads)
 
     try:
@@ -239,7 +333,7 @@ def _open_on_best(bundle: Bundle, precision: str | None, threads: int | None) ->
         record = _record(bundle.manifest, name, precision)
         if isinstance(record, str):
             passed_over[name] = record
-        elif (obstacle := kind.obstacle()) is not None:
+        elif (obstacle := _obstacle(record)) is not None:
             passed_over[name] = obstacle
         else:
             try:

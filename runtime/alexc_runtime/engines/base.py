@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
+from alexc_runtime.errors import BatchError
 from alexc_runtime.manifest import Bundle, EngineRecord
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu
 
     Array = NDArray[np.float32]
 
@@ -26,6 +30,8 @@ class Engine(ABC):
     name: ClassVar[str]
     # Whether the engine loads a plan made for it; otherwise it loads model.onnx itself.
     needs_plan: ClassVar[bool] = False
+    # Whether it computes on an NVIDIA GPU.
+    on_gpu: ClassVar[bool] = False
 
     # The batch sizes that the engine takes: from the smallest to the largest (None: any).
     batch_limits: tuple[int, int | None] = (1, None)
@@ -39,9 +45,38 @@ class Engine(ABC):
     def obstacle(cls) -> str | None:
         """What keeps this engine from running on this machine, in words; None if nothing does."""
 
+    @classmethod
+    def misfit(cls, record: EngineRecord) -> str | None:  # noqa: ARG003
+        """What keeps this record's file from running on this machine, in words; None if nothing.
+
+        Asked where there is no obstacle, before anything is loaded.
+        """
+        return None
+
     @abstractmethod
     def run(self, batch: Array) -> dict[str, Array]:
         """The outputs by name for a contiguous batch of the right shape. Raises EngineError."""
+
+    def run_many(self, batches: Iterable[Array]) -> Iterator[dict[str, Array]]:
+        """The outputs for each of the batches in turn, which are asked for as they are needed."""
+        return map(self.run, batches)
+
+    def run_on_gpu(
+        self,
+        batch: OnGpu,  # noqa: ARG002
+        check: Callable[[Borrowed], None],  # noqa: ARG002
+    ) -> dict[str, DeviceArray]:
+        """The outputs by name, on the GPU, for a batch that lies there.
+
+        `check` raises BatchError if it is not one that the network takes. So does this, of an
+        engine that computes on the CPU.
+        """
+        raise BatchError(
+            "batch/device",
+            f"the batch lies on a GPU, and {self.name} computes on the CPU",
+            help="copy it to the CPU (of torch: batch.cpu()), or open the bundle on an engine "
+            "that computes on the GPU",
+        )
 
     @abstractmethod
     def close(self) -> None:

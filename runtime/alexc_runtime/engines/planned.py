@@ -17,6 +17,7 @@ from alexc_runtime.errors import EngineError, EngineUnavailableError
 from alexc_runtime.planned import Plan, Way
 
 if TYPE_CHECKING:
+    from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu
     from alexc_runtime.engines.base import Array
 
 # Loads a way. Raises EngineError if it can't be.
@@ -49,6 +50,9 @@ class PlannedEngine(Engine):
 
     def run(self, batch: Array) -> dict[str, Array]:
         return self._engines[self._way(len(batch))].run(batch)
+
+    def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
+        return self._engines[self._way(batch.images)].run_on_gpu(batch, check)
 
     def close(self) -> None:
         for engine in self._engines.values():

@@ -1,47 +1,58 @@
 """TensorRT and TensorRT for RTX: plans on an NVIDIA GPU.
 
 The two libraries are imported by different names and share the API used here, so one class serves
-both. Device memory and streams come from NVIDIA's `cuda-python` (`cuda.bindings.runtime`).
+both. Device memory, streams and graphs come from NVIDIA's `cuda-python`.
 
 A plan fits one library version, and the kinds of GPU that it was built for. TensorRT for RTX
-compiles the last step of its kernels on the GPU at hand, so that loading takes some seconds there.
+compiles the last step of its kernels on the GPU at hand, so that loading takes some seconds there;
+what was compiled is kept in the user's cache.
+
+All work of an engine goes over two streams: batches are computed on one, and `run_many` copies on
+the other, so that the copy in of the next batch and the copy out of the last go on meanwhile.
+Threads take turns by a lock that is held while a batch is put on the streams, and by `run` until
+its outputs are there; the GPU computes one batch at a time anyway, and a context for each thread
+would take memory for nothing.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import math
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from alexc_runtime.engines.base import Engine, first_line, import_obstacle, load
-from alexc_runtime.errors import EngineError
-from alexc_runtime.manifest import Bundle, EngineRecord, format_shape
+from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu, borrowed
+from alexc_runtime.engines.base import Engine, import_obstacle, load
+from alexc_runtime.engines.blocks import Blocks
+from alexc_runtime.engines.cuda import Cuda, no_driver, no_gpu
+from alexc_runtime.engines.launches import Job, Launches
+from alexc_runtime.engines.lending import Computed, Lent, State
+from alexc_runtime.engines.slot import ALIGNMENT, Slot, Tensor
+from alexc_runtime.engines.tensorrt_plan import Plan, without_collection
+from alexc_runtime.errors import BatchError, EngineError
+from alexc_runtime.manifest import Bundle, EngineRecord
 
 if TYPE_CHECKING:
     from alexc_runtime.engines.base import Array
 
-_CUDA = "cuda.bindings.runtime"
-_PROFILE = 0  # the build makes one optimization profile
+_SLOTS = 2  # of a pipeline: one is computed while the other is filled and emptied
 
 
 class TensorRT(Engine):
-    """Runs a plan of `tensorrt`. Device memory for the plan's largest batch is held while open."""
+    """Runs a plan of `tensorrt`. Memory for the plan's largest batch is held while open."""
 
     name: ClassVar[str] = "tensorrt"
     needs_plan: ClassVar[bool] = True
+    on_gpu: ClassVar[bool] = True
     package: ClassVar[str] = "tensorrt"
 
     @classmethod
     def obstacle(cls) -> str | None:
         # The machine first and the packages after it: without a GPU, no package would help.
-        return _no_driver() or _no_gpu() or import_obstacle(cls.name, cls.package)
+        return no_driver() or no_gpu() or import_obstacle(cls.name, cls.package)
 
     def __init__(
         self,
@@ -50,133 +61,219 @@ class TensorRT(Engine):
         threads: int | None,  # noqa: ARG002  (it bounds threads of the CPU)
     ) -> None:
         assert record.path is not None
-        self._library: Any = load(self.name)
-        self._cuda: Any = load(_CUDA)
-        self._one_at_a_time = threading.Lock()  # an execution context has one set of buffers
-        self._path = bundle.path(record.path)
-        self._input = bundle.manifest.input.name
-        self._shapes = {output.name: output.shape for output in bundle.manifest.outputs}
-        self._held = ExitStack()
-        with _without_collection(), ExitStack() as held:  # given back if anything below fails
-            self._load(bundle, held)
-            self._held = held.pop_all()
-
-    def _load(self, bundle: Bundle, held: ExitStack) -> None:
-        library = self._library
-        self._log = _log(library)
-        try:
-            plan = self._path.read_bytes()
-        except OSError as error:
-            raise self._refusal(error.strerror or str(error)) from error
-        # Held until closed: TensorRT asks that a runtime outlives its engines, and an engine its
-        # contexts, so they are let go in the opposite order.
-        runtime = library.Runtime(self._log)
-        held.callback(setattr, self, "_runtime", None)
-        self._runtime: Any = runtime
-        self._engine: Any = runtime.deserialize_cuda_engine(plan)
-        held.callback(setattr, self, "_engine", None)
-        if self._engine is None:
-            raise self._refusal("it was built for another version of the library or another GPU")
-        self._check_plan(bundle)
-        self._context: Any = self._engine.create_execution_context()
-        held.callback(setattr, self, "_context", None)
-        if self._context is None:
-            raise self._refusal("no execution context could be made, perhaps for lack of memory")
-
-        self._stream = self._call(self._cuda.cudaStreamCreate)
-        held.callback(self._cuda.cudaStreamDestroy, self._stream)
-        largest = self.batch_limits[1] or 1
-        self._memory: dict[str, int] = {}
-        for name, shape in {self._input: bundle.manifest.input.shape, **self._shapes}.items():
-            size = largest * math.prod(shape) * np.dtype(np.float32).itemsize
-            address = int(self._call(self._cuda.cudaMalloc, size))
-            held.callback(self._cuda.cudaFree, address)
-            self._memory[name] = address
-            if not self._context.set_tensor_address(name, address):
-                raise self._refusal(f"it takes no memory for the tensor {name}")
-
-    def _check_plan(self, bundle: Bundle) -> None:
-        """Hold the plan's tensors against the manifest, and learn which batches it takes."""
-        library, engine = self._library, self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [n for n in names if engine.get_tensor_mode(n) == library.TensorIOMode.INPUT]
-        if inputs != [self._input] or set(names) - set(inputs) != set(self._shapes):
-            raise self._refusal(
-                f"it goes from {', '.join(inputs)} to {', '.join(sorted(set(names) - set(inputs)))}"
-                f", and the manifest says {self._input} to {', '.join(sorted(self._shapes))}"
+        manifest = bundle.manifest
+        self._input = Tensor(
+            manifest.input.name, manifest.input.shape, np.dtype(manifest.input.dtype)
+        )
+        self._outputs = tuple(
+            Tensor(output.name, output.shape, np.dtype(np.float32)) for output in manifest.outputs
+        )
+        held = ExitStack()
+        with without_collection(), ExitStack() as failing:  # given back if anything below fails
+            failing.push(held.__exit__)
+            self._cuda = Cuda(self.name)
+            self._compute = self._cuda.stream(held)
+            self._copies = self._cuda.stream(held)
+            self._event = self._cuda.event(held)
+            self._plan = Plan(
+                load(self.name),
+                self._cuda,
+                bundle,
+                bundle.path(record.path),
+                (self._input, *self._outputs),
+                self._compute,
+                held,
             )
-        for name, shape in {self._input: bundle.manifest.input.shape, **self._shapes}.items():
-            found = tuple(engine.get_tensor_shape(name))
-            if found[1:] != shape:
-                raise self._refusal(
-                    f"its {name} is {format_shape(found[1:])}, "
-                    f"and the manifest says {format_shape(shape)}"
-                )
-            if engine.get_tensor_dtype(name) != library.DataType.FLOAT:
-                kind = engine.get_tensor_dtype(name)
-                raise self._refusal(f"its {name} is {kind}, and a bundle's is float32")
-        if engine.num_optimization_profiles != 1:
-            raise self._refusal(f"it has {engine.num_optimization_profiles} profiles, not one")
-        smallest, _, largest = engine.get_tensor_profile_shape(self._input, _PROFILE)
-        self.batch_limits = (int(smallest[0]), int(largest[0]))
+            self.batch_limits = self._plan.batch_limits
+            self._blocks = Blocks(self._cuda)
+            held.callback(self._blocks.close)
+            self._slots = _Slots(self._new_slot)
+            self._slots.give_back(self._new_slot(held))
+            self._launches = Launches(
+                self._plan, self._cuda, self._compute, self._input.name, self._input.shape
+            )
+            held.callback(self._launches.close)
+            self._lent = Lent(self._cuda, self._compute)
+            held.callback(self._lent.close)
+            self._state = State(self._cuda, (self._compute, self._copies), held)
+            failing.pop_all()
+        self._lock = self._state.lock
+        # Also when nobody closes it: at its collection, or where Python ends.
+        self._end = weakref.finalize(self, self._state.close)
+
+    def _new_slot(self, held: ExitStack) -> Slot:
+        largest = self._plan.batch_limits[1]
+        return Slot(self._cuda, self._input, self._outputs, largest, held)
+
+    # ---- from and to the CPU ---------------------------------------------------------------------
 
     def run(self, batch: Array) -> dict[str, Array]:
-        cuda, copy = self._cuda, self._cuda.cudaMemcpyKind
-        outputs = {
-            name: np.empty((len(batch), *shape), np.float32) for name, shape in self._shapes.items()
-        }
-        with self._one_at_a_time:
-            self._log.messages.clear()
-            if not self._context.set_input_shape(self._input, batch.shape):
-                raise self._failure(f"it takes no batch of {len(batch)}")
-            source = batch.ctypes.data
-            target = self._memory[self._input]
+        images = len(batch)
+        with self._lock, self._ready():
+            slot = self._slots.first
+            np.copyto(slot.host[self._input.name][:images], batch)
             try:
-                self._call(
-                    cuda.cudaMemcpyAsync,
-                    *(target, source, batch.nbytes, copy.cudaMemcpyHostToDevice, self._stream),
-                )
-                if not self._context.execute_async_v3(int(self._stream)):
-                    raise self._failure("the plan did not start")
-                for name, output in outputs.items():
-                    source, target = self._memory[name], output.ctypes.data
-                    self._call(
-                        cuda.cudaMemcpyAsync,
-                        *(target, source, output.nbytes, copy.cudaMemcpyDeviceToHost, self._stream),
-                    )
+                self._launches.put((slot, images), lambda: self._whole(slot, images))
             finally:
-                # Also when something failed: `outputs` and `batch` must not be freed under a
-                # copy that is still going on.
-                finished = cuda.cudaStreamSynchronize(self._stream)
-            self._value(finished)
+                # Also when something failed: what has begun still reads and writes the slot.
+                (status,) = self._synchronize(self._compute)
+            if status:
+                raise self._cuda.fault(status)
+            return slot.results(images)
+
+    def run_many(self, batches: Iterable[Array]) -> Iterator[dict[str, Array]]:
+        """As `run` for each, the copies of one batch while another is computed.
+
+        Up to two batches are taken before the first outputs are given.
+        """
+        waiting: deque[tuple[Slot, int]] = deque()
+        with ExitStack() as taken:
+            slots = [self._take(taken) for _ in range(_SLOTS)]
+            for number, batch in enumerate(batches):
+                slot = slots[number % _SLOTS]
+                self._start(slot, batch, waiting[-1] if waiting else None)
+                waiting.append((slot, len(batch)))
+                if len(waiting) == _SLOTS:
+                    yield self._finish(*waiting.popleft())
+            if waiting:
+                with self._lock, self._ready():
+                    self._copy_out(*waiting[-1])
+            while waiting:
+                yield self._finish(*waiting.popleft())
+
+    def _start(self, slot: Slot, batch: Array, before: tuple[Slot, int] | None) -> None:
+        """Put a batch on the streams, and on that for copies then the outputs of the one before.
+
+        In this order: a copy out waits for a computation, and what stands behind it waits with it.
+        """
+        name, images = self._input.name, len(batch)
+        with self._ready():
+            np.copyto(slot.host[name][:images], batch)
+        cuda = self._cuda
+        with self._lock, self._ready():
+            size = images * self._input.bytes
+            copy = cuda.copy(
+                slot.device[name], slot.addresses[name], size, cuda.to_device, self._copies
+            )
+            cuda.call(copy)
+            cuda.after(self._copies, self._compute, slot.filled)
+            key = (slot, images, "computation")
+            self._launches.put(key, lambda: Job(images, slot.device))
+            cuda.call(cuda.api.cudaEventRecord, slot.computed, self._compute)
+            if before is not None:
+                self._copy_out(*before)
+
+    def _copy_out(self, slot: Slot, images: int) -> None:
+        cuda = self._cuda
+        cuda.call(cuda.api.cudaStreamWaitEvent, self._copies, slot.computed, 0)
+        for copy in self._copies_out(slot, images, self._copies):
+            cuda.call(copy)
+        cuda.call(cuda.api.cudaEventRecord, slot.finished, self._copies)
+
+    def _finish(self, slot: Slot, images: int) -> dict[str, Array]:
+        """The outputs of a slot when they are there. Other threads may work meanwhile."""
+        with self._ready():
+            self._cuda.call(self._cuda.api.cudaEventSynchronize, slot.finished)
+            return slot.results(images)
+
+    def _take(self, taken: ExitStack) -> Slot:
+        """A slot for a pipeline, given back when nothing goes on in it any more."""
+        with self._lock, self._ready():
+            slot = self._slots.take(self._state.held)
+
+        def give_back() -> None:
+            with self._lock:
+                if self._state.open:
+                    for stream in (self._copies, self._compute):
+                        self._synchronize(stream)
+                    self._slots.give_back(slot)
+
+        taken.callback(give_back)
+        return slot
+
+    def _whole(self, slot: Slot, images: int) -> Job:
+        """All that a batch takes from the CPU's memory to the CPU's memory."""
+        name, cuda = self._input.name, self._cuda
+        copy_in = cuda.copy(
+            slot.device[name],
+            slot.addresses[name],
+            images * self._input.bytes,
+            cuda.to_device,
+            self._compute,
+        )
+        return Job(images, slot.device, (copy_in,), self._copies_out(slot, images, self._compute))
+
+    def _copies_out(self, slot: Slot, images: int, stream: Any) -> tuple[Callable[[], Any], ...]:
+        cuda = self._cuda
+        return tuple(
+            cuda.copy(
+                slot.addresses[tensor.name],
+                slot.device[tensor.name],
+                images * tensor.bytes,
+                cuda.to_host,
+                stream,
+            )
+            for tensor in self._outputs
+        )
+
+    # ---- on the GPU ------------------------------------------------------------------------------
+
+    def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
+        """As `run`, without a copy of the input, and without waiting for the outputs."""
+        with self._lock, self._ready():
+            lent = borrowed(batch, int(self._compute))
+            check(lent)
+            if lent.device is not None and lent.device != self._cuda.device:
+                raise BatchError(
+                    "batch/device",
+                    f"the batch lies on GPU {lent.device}, and the engine is on GPU "
+                    f"{self._cuda.device}",
+                    help="copy it there, or open the bundle while the other GPU is the current one",
+                )
+            self._lent.release()
+            try:
+                return self._run_lent(lent)
+            finally:
+                self._lent.hold(lent)
+
+    def _run_lent(self, lent: Borrowed) -> dict[str, DeviceArray]:
+        cuda, images, slot = self._cuda, lent.shape[0], self._slots.first
+        if not lent.ready:
+            cuda.after(cuda.api.cudaStream_t(lent.stream), self._compute, self._event)
+        if lent.address % ALIGNMENT:
+            size = images * self._input.bytes
+            place = slot.device[self._input.name]
+            cuda.call(cuda.copy(place, lent.address, size, cuda.on_device, self._compute))
+            key: object = (slot, images, "computation")
+            self._launches.put(key, lambda: Job(images, slot.device))
+        else:
+            addresses = {**slot.device, self._input.name: lent.address}
+            key = (lent.address, images)
+            self._launches.put(key, lambda: Job(images, addresses, lasting=False))
+        outputs = {}
+        for tensor in self._outputs:
+            block = self._blocks.take(images * tensor.bytes)
+            source = slot.device[tensor.name]
+            size = images * tensor.bytes
+            cuda.call(cuda.copy(block.address, source, size, cuda.on_device, self._compute))
+            holder = Computed(block, self._state, self._compute, self._event)
+            shape = (images, *tensor.shape)
+            outputs[tensor.name] = DeviceArray(holder, shape, tensor.type, cuda.device)
         return outputs
 
+    # ---- the end ---------------------------------------------------------------------------------
+
     def close(self) -> None:
-        with self._one_at_a_time:
-            self._held.close()
+        self._end()
 
-    def _call(self, function: Any, *arguments: Any) -> Any:
-        return self._value(function(*arguments))
+    def _synchronize(self, stream: Any) -> Any:
+        return self._cuda.api.cudaStreamSynchronize(stream)
 
-    def _value(self, result: tuple[Any, ...]) -> Any:
-        """What a function of the CUDA runtime gave, or EngineError in CUDA's own words.
-
-        Each returns its status, and then its results if it has any.
-        """
-        status, *results = result
-        if int(status) != 0:
-            _, text = self._cuda.cudaGetErrorString(status)
-            words = text.decode() if isinstance(text, bytes) else str(text)
-            raise self._failure(f"CUDA error {int(status)}, {words}")
-        return results[0] if results else None
-
-    def _refusal(self, reason: str) -> EngineError:
-        message = f"{self.name} can't load {self._path}: {reason}"
-        return EngineError("engine/load", message, notes=tuple(self._log.messages))
-
-    def _failure(self, reason: str) -> EngineError:
-        message = f"{self.name} failed: {reason}"
-        return EngineError("engine/run", message, notes=tuple(self._log.messages))
+    def _ready(self) -> AbstractContextManager[None]:
+        """The engine's GPU as the current one. Raises EngineError if the engine was closed."""
+        if not self._state.open:
+            raise EngineError("engine/closed", "the session is closed")
+        return self._cuda.current()
 
 
 class TensorRTForRTX(TensorRT):
@@ -186,53 +283,24 @@ class TensorRTForRTX(TensorRT):
     package: ClassVar[str] = "tensorrt-rtx"
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from running inside TensorRT's log messages.
+class _Slots:
+    """Slots that are not in use; the first is `run`'s and never given away."""
 
-    TensorRT logs while it holds a lock that destroying one of its objects takes too: a collection
-    that found a forgotten one there would wait for ever.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    def __init__(self, make: Callable[[ExitStack], Slot]) -> None:
+        self._make = make
+        self._idle: list[Slot] = []
 
+    @property
+    def first(self) -> Slot:
+        return self._idle[0]
 
-def _no_driver() -> str | None:
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return "there is no NVIDIA driver on this machine"
-    return None
+    def take(self, held: ExitStack) -> Slot:
+        if len(self._idle) > 1:
+            return self._idle.pop()
+        with ExitStack() as making:
+            slot = self._make(making)
+            held.enter_context(making.pop_all())
+        return slot
 
-
-def _no_gpu() -> str | None:
-    if obstacle := import_obstacle(_CUDA, "cuda-python"):
-        return obstacle
-    cuda: Any = load(_CUDA)
-    status, count = cuda.cudaGetDeviceCount()
-    if int(status) != 0:
-        _, text = cuda.cudaGetErrorString(status)
-        words = text.decode() if isinstance(text, bytes) else str(text)
-        return f"CUDA can't use the NVIDIA driver: {first_line(words)}"
-    return None if count else "there is no NVIDIA GPU on this machine"
-
-
-def _log(library: Any) -> Any:
-    """A logger for TensorRT that keeps errors for the exception instead of printing them."""
-
-    class Log(library.ILogger):  # type: ignore[misc]  # the library is known only when it runs
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.INTERNAL_ERROR, library.ILogger.ERROR):
-                self.messages.append(first_line(message))
-
-    return Log()
+    def give_back(self, slot: Slot) -> None:
+        self._idle.append(slot)

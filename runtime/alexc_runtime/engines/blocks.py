@@ -1,0 +1,82 @@
+"""Memory on the GPU for outputs that the caller keeps there.
+
+Each run gives a block of its own, so that no later run overwrites what a caller still holds. A
+block that was given back may still be read on some stream of the caller's, which nobody can name:
+it is used again only after the whole device has come to rest once, which is asked for when there
+are many such.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+from alexc_runtime.engines.cuda import Cuda
+
+# At most so many wait before the device is asked to come to rest.
+_MOST_RESTING = 16
+
+
+class Blocks:
+    """Blocks of any size, kept for the next of the same size."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._lock = threading.RLock()  # a collection may give a block back at any point
+        self._free: dict[int, list[_Memory]] = {}
+        self._resting: list[_Memory] = []
+        self._open = True
+
+    def take(self, size: int) -> Block:
+        """A block of at least `size` bytes."""
+        with self._lock:
+            rounded = max(256, 1 << (size - 1).bit_length())
+            if not self._free.get(rounded) and len(self._resting) >= _MOST_RESTING:
+                self._cuda.call(self._cuda.api.cudaDeviceSynchronize)
+                for memory in self._resting:
+                    self._free.setdefault(memory.size, []).append(memory)
+                self._resting.clear()
+            if free := self._free.get(rounded):
+                return Block(self, free.pop())
+            return Block(self, _Memory(self._cuda, rounded))
+
+    def give_back(self, memory: _Memory) -> None:
+        """Take a block back; what is read from it may still be going on."""
+        with self._lock:
+            if self._open:
+                self._resting.append(memory)
+            else:
+                memory.free()
+
+    def close(self) -> None:
+        """Let go of all blocks that nobody holds; the others go when they are given back."""
+        with self._lock:
+            self._open = False
+            for memory in (*self._resting, *(m for held in self._free.values() for m in held)):
+                memory.free()
+            self._resting.clear()
+            self._free.clear()
+
+
+class _Memory:
+    """A piece of the GPU's memory."""
+
+    def __init__(self, cuda: Cuda, size: int) -> None:
+        self.size = size
+        self._held = ExitStack()
+        self.address = cuda.memory(size, self._held, "outputs that stay there")
+
+    def free(self) -> None:
+        self._held.close()
+
+
+class Block:
+    """Memory that is its holder's until this is gone."""
+
+    def __init__(self, blocks: Blocks, memory: _Memory) -> None:
+        self._blocks = blocks
+        self._memory = memory
+        self.address = memory.address
+
+    def __del__(self) -> None:
+        self._blocks.give_back(self._memory)

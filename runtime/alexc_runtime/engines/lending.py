@@ -1,0 +1,112 @@
+"""What is lent to an engine on a GPU, and by it: the order of two owners' work on one memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from alexc_runtime.arrays import LEGACY_STREAM, Borrowed, Holder
+from alexc_runtime.engines.blocks import Block
+from alexc_runtime.engines.cuda import Cuda
+from alexc_runtime.engines.tensorrt_plan import without_collection
+
+
+class State:
+    """What an engine holds, in an object that does not know the engine, to outlive it.
+
+    `streams` are waited for at the end, before what `held` has is given back.
+    """
+
+    def __init__(self, cuda: Cuda, streams: tuple[Any, ...], held: ExitStack) -> None:
+        self.cuda = cuda
+        self.streams = streams
+        self.held = held
+        self.lock = threading.RLock()  # a collection may end an engine at any point
+        self.open = True
+
+    def close(self) -> None:
+        """Wait for what goes on, and give back everything. Closing twice does nothing."""
+        with self.lock:
+            if not self.open:
+                return
+            self.open = False
+            for stream in self.streams:
+                self.cuda.api.cudaStreamSynchronize(stream)
+            with without_collection():
+                self.held.close()
+
+
+class Lent:
+    """Inputs that are somebody else's, held until the stream has read them."""
+
+    def __init__(self, cuda: Cuda, reading: Any) -> None:
+        self._cuda = cuda
+        self._reading = reading
+        self._held: deque[tuple[Any, ExitStack]] = deque()
+
+    def hold(self, lent: Borrowed) -> None:
+        """See that nobody writes into the input, or gives its memory to another, until it is read.
+
+        What the owner puts on his stream from now on waits; where he doesn't tell which that is, on
+        the default stream. On yet another stream he would have to wait himself, so the memory is
+        at least not given back before.
+        """
+        cuda = self._cuda
+        with ExitStack() as own:
+            own.callback(lambda _: None, lent.owner)
+            event = cuda.event(own)
+            theirs = LEGACY_STREAM if lent.stream is None else lent.stream
+            cuda.after(self._reading, cuda.api.cudaStream_t(theirs), event)
+            self._held.append((event, own.pop_all()))
+
+    def release(self) -> None:
+        """Give back the inputs that have been read."""
+        while self._held:
+            event, own = self._held[0]
+            (status,) = self._cuda.api.cudaEventQuery(event)
+            if status:
+                return
+            self._held.popleft()
+            own.close()
+
+    def close(self) -> None:
+        """Give back all of them."""
+        while self._held:
+            self._held.popleft()[1].close()
+
+
+@dataclass
+class Computed(Holder):
+    """A block that an engine's stream writes."""
+
+    block: Block
+    state: State
+    computing: Any
+    event: Any
+
+    @property
+    def address(self) -> int:
+        return self.block.address
+
+    @property
+    def stream(self) -> int | None:
+        return int(self.computing) if self.state.open else None
+
+    def let_wait(self, stream: int) -> None:
+        with self.state.lock:
+            if self.state.open:  # when it was closed, all had been waited for
+                cuda = self.state.cuda
+                cuda.after(self.computing, cuda.api.cudaStream_t(stream), self.event)
+
+    def copy(self, array: NDArray[Any]) -> None:
+        cuda = self.state.cuda
+        with self.state.lock, cuda.current():
+            if self.state.open:
+                cuda.call(cuda.api.cudaStreamSynchronize, self.computing)
+            place = array.ctypes.data
+            cuda.call(cuda.api.cudaMemcpy, place, self.block.address, array.nbytes, cuda.to_host)

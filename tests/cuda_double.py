@@ -1,0 +1,373 @@
+"""CUDA's runtime of straw, by the names of `cuda.bindings.runtime`, stricter than a GPU.
+
+The GPU's memory is the host's, behind addresses that are nobody's: it is reached by copies alone.
+A stream is a queue that nothing takes from until somebody waits for it, so that a wait that was
+forgotten shows as numbers that are not there. Any use of what was freed or destroyed, a copy beyond
+a block, a copy from memory that is not page-locked, or a call that may not be recorded is an
+AssertionError, and no status: a GPU would go on with wrong numbers, or die.
+"""
+
+# The methods are called, and take what, the real functions do.
+# ruff: noqa: ARG002, N802
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Status = enum.IntEnum(
+    "Status", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2, "cudaErrorInsufficientDriver": 35,
+               "cudaErrorNoDevice": 100, "cudaErrorNotReady": 600, "cudaErrorIllegalAddress": 700,
+               "cudaErrorStreamCaptureUnsupported": 900, "cudaErrorStreamCaptureInvalidated": 901},
+)  # fmt: skip
+MemcpyKind = enum.IntEnum(
+    "MemcpyKind",
+    ["cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaMemcpyDeviceToDevice"],
+)
+CaptureMode = enum.IntEnum("CaptureMode", ["cudaStreamCaptureModeThreadLocal"], start=1)
+DeviceAttr = enum.IntEnum(
+    "DeviceAttr",
+    ["cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor"],
+    start=75,
+)
+
+OK = Status["cudaSuccess"]
+LEGACY = 1
+
+
+class Handle:
+    """What CUDA gives out: an object of which `int` is the handle."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __int__(self) -> int:
+        return self.value
+
+
+@dataclass
+class Stream:
+    """Work that waits to be done, each a function; `recorded` is what goes into a graph."""
+
+    work: deque[Callable[[], None]] = field(default_factory=deque)
+    recorded: list[Callable[[], None]] | None = None
+    invalid: bool = False
+
+
+@dataclass
+class Event:
+    """`records` were put on a stream, `reached` of them were done there."""
+
+    stream: Stream | None = None
+    records: int = 0
+    reached: int = 0
+
+
+class Gpu:
+    """The GPU: what a test sets beforehand, and looks at afterwards.
+
+    `failing` maps a function to the status that it gives, once if `once` names it. `order` lists
+    what was done, as it was done on the GPU; `calls` what was called.
+    """
+
+    def __init__(self, total: int = 1 << 30) -> None:
+        self.total = total
+        self.devices = 1
+        self.driver, self.runtime = 13010, 13000
+        self.capability = (8, 9)
+        self.failing: dict[str, Status] = {}
+        self.calls: list[str] = []
+        self.order: list[str] = []
+        self.memory: dict[int, NDArray[np.uint8]] = {}
+        self.pinned: dict[int, Any] = {}
+        self.streams: dict[int, Stream] = {LEGACY: Stream()}
+        self.events: dict[int, Event] = {}
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.ready_graphs: dict[int, list[Callable[[], None]]] = {}
+        self._addresses = itertools.count(0x7F00_0000_0000, 1 << 28)
+        self._handles = itertools.count(1000)
+
+    # ---- for tests -------------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        return sum(len(block) for block in self.memory.values())
+
+    def left(self) -> dict[str, int]:
+        """What has not been given back, by kind; nothing where all was."""
+        kinds = {
+            "memory": self.memory, "pinned": self.pinned, "events": self.events,
+            "graphs": self.graphs, "ready graphs": self.ready_graphs,
+            "streams": {key: value for key, value in self.streams.items() if key != LEGACY},
+        }  # fmt: skip
+        return {kind: len(things) for kind, things in kinds.items() if things}
+
+    def bytes_at(self, address: int, size: int) -> NDArray[np.uint8]:
+        """The GPU's memory from an address on, all in one block."""
+        for start, block in self.memory.items():
+            if start <= address < start + max(1, len(block)):
+                offset = address - start
+                assert offset + size <= len(block), "beyond the block's end"
+                return block[offset : offset + size]
+        raise AssertionError(f"{address:#x} is no memory of the GPU, or was freed")
+
+    def put(self, stream: Any, work: Callable[[], None]) -> None:
+        """Put work on a stream; a stream that is recording keeps it for the graph."""
+        found = self.stream(stream)
+        if found.recorded is not None:
+            found.recorded.append(work)
+        else:
+            found.work.append(work)
+
+    def stream(self, handle: Any) -> Stream:
+        assert int(handle) in self.streams, "this stream was destroyed, or never made"
+        return self.streams[int(handle)]
+
+    def drain(self, stream: Stream, until: Event | None = None, count: int = 0) -> None:
+        """Do what waits on a stream, all of it or until an event was recorded so many times."""
+        while stream.work and (until is None or until.reached < count):
+            stream.work.popleft()()
+
+    def handle(self) -> Handle:
+        return Handle(next(self._handles))
+
+    # ---- the library -----------------------------------------------------------------------------
+
+    def library(self) -> ModuleType:
+        """The module `cuda.bindings.runtime`."""
+        module = ModuleType("cuda.bindings.runtime")
+        for name in dir(type(self)):
+            if name.startswith("cuda"):
+                setattr(module, name, self._called(name))
+        vars(module).update(
+            cudaMemcpyKind=MemcpyKind,
+            cudaStreamCaptureMode=CaptureMode,
+            cudaDeviceAttr=DeviceAttr,
+            cudaStreamNonBlocking=1,
+            cudaEventDisableTiming=2,
+            cudaStream_t=Handle,
+        )
+        return module
+
+    def _called(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        function = getattr(self, name)
+        # Beside a status these give so many results, which are None where there is a fault.
+        results = {"cudaMemGetInfo": 2, "cudaMalloc": 1, "cudaMallocHost": 1, "cudaGetDevice": 1,
+                   "cudaStreamCreateWithFlags": 1, "cudaEventCreateWithFlags": 1,
+                   "cudaGetDeviceCount": 1, "cudaStreamEndCapture": 1, "cudaGraphInstantiate": 1,
+                   }.get(name, 0)  # fmt: skip
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            if name in self.failing:
+                if name == "cudaStreamEndCapture":
+                    self.stream(arguments[0]).recorded = None
+                return (self.failing[name], *[None] * results)
+            found = function(*arguments)
+            return found if isinstance(found, tuple) else (found,)
+
+        return call
+
+    def _not_recording(self) -> Status:
+        """Calls that wait or allocate may not come while a stream of the thread records."""
+        recording = [s for s in self.streams.values() if s.recorded is not None]
+        for stream in recording:
+            stream.invalid = True
+        return Status["cudaErrorStreamCaptureUnsupported"] if recording else OK
+
+    def cudaGetDeviceCount(self) -> tuple[Status, int]:
+        return OK, self.devices
+
+    def cudaGetDevice(self) -> tuple[Status, int]:
+        return OK, 0
+
+    def cudaSetDevice(self, device: int) -> Status:
+        assert 0 <= device < self.devices
+        return OK
+
+    def cudaDriverGetVersion(self) -> tuple[Status, int]:
+        return OK, self.driver
+
+    def cudaRuntimeGetVersion(self) -> tuple[Status, int]:
+        return OK, self.runtime
+
+    def cudaDeviceGetAttribute(self, attribute: Any, device: int) -> tuple[Status, int]:
+        return OK, self.capability[int(attribute) - 75]
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Status, Any]:
+        return OK, SimpleNamespace(name=b"GPU of straw\0\0")
+
+    def cudaMemGetInfo(self) -> tuple[Status, int, int]:
+        return OK, self.total - self.used, self.total
+
+    def cudaGetLastError(self) -> Status:
+        return OK
+
+    def cudaGetErrorString(self, status: Any) -> tuple[Status, bytes]:
+        words = {2: b"out of memory", 700: b"an illegal memory access was encountered"}
+        return OK, words.get(int(status), b"something failed")
+
+    def cudaMalloc(self, size: int) -> tuple[Status, int | None]:
+        if status := self._not_recording():
+            return status, None
+        if self.used + size > self.total:
+            return Status["cudaErrorMemoryAllocation"], None
+        address = next(self._addresses)
+        self.memory[address] = np.full(size, 0xEE, np.uint8)
+        return OK, address
+
+    def cudaFree(self, address: int) -> Status:
+        del self.memory[address]
+        return OK
+
+    def cudaMallocHost(self, size: int) -> tuple[Status, int | None]:
+        if status := self._not_recording():
+            return status, None
+        block = ctypes.create_string_buffer(b"\xdd" * size, size)
+        self.pinned[ctypes.addressof(block)] = block
+        return OK, ctypes.addressof(block)
+
+    def cudaFreeHost(self, address: int) -> Status:
+        del self.pinned[address]
+        return OK
+
+    def _host(self, address: int, size: int, pinned: bool) -> NDArray[np.uint8]:
+        if pinned:
+            assert any(
+                start <= address and address + size <= start + len(block)
+                for start, block in self.pinned.items()
+            ), "an asynchronous copy wants page-locked memory on the host"
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def cudaMemcpyAsync(
+        self, target: int, source: int, size: int, kind: Any, stream: Any
+    ) -> Status:
+        def work() -> None:
+            self.order.append(MemcpyKind(kind).name.removeprefix("cudaMemcpy"))
+            if kind == MemcpyKind["cudaMemcpyHostToDevice"]:
+                self.bytes_at(target, size)[...] = self._host(source, size, pinned=True)
+            elif kind == MemcpyKind["cudaMemcpyDeviceToHost"]:
+                self._host(target, size, pinned=True)[...] = self.bytes_at(source, size)
+            else:
+                self.bytes_at(target, size)[...] = self.bytes_at(source, size)
+
+        self.put(stream, work)
+        return OK
+
+    def cudaMemcpy(self, target: int, source: int, size: int, kind: Any) -> Status:
+        assert kind == MemcpyKind["cudaMemcpyDeviceToHost"]
+        self.drain(self.streams[LEGACY])
+        self._host(target, size, pinned=False)[...] = self.bytes_at(source, size)
+        return OK
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Status, Handle]:
+        assert flags == 1
+        handle = self.handle()
+        self.streams[int(handle)] = Stream()
+        return OK, handle
+
+    def cudaStreamDestroy(self, stream: Any) -> Status:
+        assert not self.stream(stream).work, "work goes on on this stream"
+        del self.streams[int(stream)]
+        return OK
+
+    def cudaStreamSynchronize(self, stream: Any) -> Status:
+        if status := self._not_recording():
+            return status
+        self.drain(self.stream(stream))
+        return OK
+
+    def cudaDeviceSynchronize(self) -> Status:
+        if status := self._not_recording():
+            return status
+        for stream in self.streams.values():
+            self.drain(stream)
+        return OK
+
+    def cudaStreamWaitEvent(self, stream: Any, event: Any, flags: int) -> Status:
+        assert flags == 0
+        found = self.events[int(event)]
+        count = found.records  # the last that was recorded until now
+
+        def work() -> None:
+            if found.stream is not None:
+                self.drain(found.stream, found, count)
+            assert found.reached >= count
+
+        self.put(stream, work)
+        return OK
+
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Status, Handle]:
+        handle = self.handle()
+        self.events[int(handle)] = Event()
+        return OK, handle
+
+    def cudaEventDestroy(self, event: Any) -> Status:
+        del self.events[int(event)]
+        return OK
+
+    def cudaEventRecord(self, event: Any, stream: Any) -> Status:
+        found = self.events[int(event)]
+        found.stream = self.stream(stream)
+        found.records += 1
+
+        def work() -> None:
+            found.reached += 1
+
+        self.put(stream, work)
+        return OK
+
+    def cudaEventQuery(self, event: Any) -> Status:
+        found = self.events[int(event)]
+        return OK if found.reached == found.records else Status["cudaErrorNotReady"]
+
+    def cudaEventSynchronize(self, event: Any) -> Status:
+        found = self.events[int(event)]
+        assert found.stream is not None, "nobody recorded this event"
+        self.drain(found.stream, found, found.records)
+        return OK
+
+    def cudaStreamBeginCapture(self, stream: Any, mode: Any) -> Status:
+        found = self.stream(stream)
+        assert found.recorded is None
+        assert int(stream) != LEGACY
+        found.recorded, found.invalid = [], False
+        return OK
+
+    def cudaStreamEndCapture(self, stream: Any) -> tuple[Status, Handle | None]:
+        found = self.stream(stream)
+        assert found.recorded is not None
+        recorded, found.recorded = found.recorded, None
+        if found.invalid:
+            return Status["cudaErrorStreamCaptureInvalidated"], None
+        handle = self.handle()
+        self.graphs[int(handle)] = recorded
+        return OK, handle
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Status, Handle]:
+        handle = self.handle()
+        self.ready_graphs[int(handle)] = self.graphs[int(graph)]
+        return OK, handle
+
+    def cudaGraphDestroy(self, graph: Any) -> Status:
+        del self.graphs[int(graph)]
+        return OK
+
+    def cudaGraphExecDestroy(self, graph: Any) -> Status:
+        del self.ready_graphs[int(graph)]
+        return OK
+
+    def cudaGraphLaunch(self, graph: Any, stream: Any) -> Status:
+        recorded = self.ready_graphs[int(graph)]
+        for work in recorded:
+            self.put(stream, work)
+        return OK
