@@ -130,21 +130,27 @@ def _prepared(
     tensors = {name: layer.tensor for name, layer in matching.pairs.items()}
     counterparts = Counterparts(model.input, tensors, model.outputs_of(graph), model.batch)
     subject = Subject(written, weights, model.path, written, counterparts)
-    tried = _can_be_tried(written, counterparts, parts)
+    tried = _can_be_tried(written, counterparts, matching, parts)
     return _Prepared(subject, matching, tried, faults, surplus(written, matching))
 
 
-def _can_be_tried(graph: Graph, counterparts: Counterparts, parts: Parts) -> set[str]:
-    """The layers whose counterparts read the counterparts of what they read, and nothing else."""
+def _can_be_tried(
+    graph: Graph, counterparts: Counterparts, matching: Matching, parts: Parts
+) -> set[str]:
+    """The layers whose counterparts read the counterparts of what they read, and nothing else.
+
+    Between them must be no layer of which the spec does not know: it would be tried as well.
+    """
     theirs = {INPUT: counterparts.input, **counterparts.tensors}
     named = set(theirs.values())
-    return {
-        node.name
-        for node in graph.nodes
-        if node.name in theirs
-        and all(source in theirs for source in node.inputs)
-        and parts.sources(theirs[node.name], named) == {theirs[source] for source in node.inputs}
-    }
+    extra = {layer.tensor for layer in matching.extra}
+    tried = set()
+    for node in graph.nodes:
+        if node.name in theirs and all(source in theirs for source in node.inputs):
+            read, made = parts.between(theirs[node.name], named)
+            if read == {theirs[source] for source in node.inputs} and not made & extra:
+                tried.add(node.name)
+    return tried
 
 
 def _ask(

@@ -61,14 +61,12 @@ class Parts:
         copy.graph.value_info.extend(kept)
         return bytes(copy.SerializeToString())
 
-    def sources(self, tensor: str, named: Collection[str]) -> set[str]:
-        """Those of the tensors `named` that the nodes leading to `tensor` read."""
-        return {
-            name
-            for node in self._nodes_to(tensor, named)
-            for name in _read(node)
-            if name in named and name != tensor
-        }
+    def between(self, tensor: str, named: Collection[str]) -> tuple[set[str], set[str]]:
+        """Of the nodes that lead from the tensors `named` to `tensor`: which of `named` they read,
+        and what they make."""
+        nodes = self._nodes_to(tensor, named)
+        read = {name for node in nodes for name in _read(node) if name in named and name != tensor}
+        return read, {name for node in nodes for name in node.output}
 
     def alone(self, tensor: str, given: Mapping[str, Sequence[int | str]]) -> bytes:
         """The nodes that lead from the tensors `given`, with their shapes, to `tensor`, with all
