@@ -6,7 +6,7 @@
 
 One thread takes what waits, in the order of arrival, runs it as one batch and hands everybody their
 own rows. While the engine runs, the next batch gathers. A request is never split, and never waits
-for others longer than `max_delay_ms`.
+for others longer than `max_delay_ms`; one client alone does not wait at all.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Batcher:
     """A session behind a queue. Any number of threads may share it.
 
     `max_batch` is the number of images that a run is filled up to (None: 16, or the most that the
-    engine takes). `max_delay_ms` is how long the
-    oldest request waits for the batch to fill while the engine is idle; with 0 nobody waits on
-    purpose, and what comes while the engine is busy is still run together. `max_waiting` bounds the
-    images in the queue, and so its memory.
+    engine takes). `max_delay_ms` is how long the oldest request waits for the batch to fill while
+    the engine is idle: those who have just been answered together ask again within a moment. Where
+    the last request was alone, and nobody came while it ran, the next does not wait.
+    `max_waiting` bounds the images in the queue, and so its memory.
 
     The session stays its owner's: close the batcher first, then the session.
     """
@@ -68,7 +68,7 @@ class Batcher:
         self,
         session: Session,
         max_batch: int | None = None,
-        max_delay_ms: float = 0.0,
+        max_delay_ms: float = 2.0,
         max_waiting: int = 256,
     ) -> None:
         smallest, largest = session.batch_limits
@@ -90,6 +90,7 @@ class Batcher:
         self._max_waiting = max_waiting
         self._waiting: deque[_Request] = deque()
         self._images_waiting = 0
+        self._gathered_last = 0
         self._closing = False
         self._counts = Counts()
         lock = threading.Lock()
@@ -210,11 +211,12 @@ class Batcher:
     def _gathered(self) -> list[_Request]:
         """The requests of the next batch; none when the batcher is closed and all are done."""
         with self._arrived:
+            company = self._gathered_last > 1 or bool(self._waiting)
             while not self._waiting:
                 if self._closing:
                     return []
                 self._arrived.wait()
-            end = self._waiting[0].arrived + self._max_delay
+            end = self._waiting[0].arrived + (self._max_delay if company else 0.0)
             while self._images_waiting < self._max_batch and not self._closing:
                 left = end - time.monotonic()
                 if left <= 0:
@@ -229,6 +231,7 @@ class Batcher:
                 requests.append(self._waiting.popleft())
                 images += more
             self._images_waiting -= images
+            self._gathered_last = len(requests)
             self._room.notify_all()
         return requests
 
