@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ from alexc_runtime.engines import cuda, launches, tensorrt, tensorrt_plan
 from alexc_runtime.manifest import MODEL, EngineRecord, Input
 from tests import cuda_double, tensorrt_double
 from tests.cuda_double import Gpu, Status
+from tests.gpu_machine import Machine, gpu_machine
 from tests.small_bundle import IMAGE, MANIFEST, PLAN, Array, expected, fill, images, make
 from tests.tensorrt_double import Behaviour, DataType, EngineInvalidityDiagnostics
 
@@ -39,32 +40,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@dataclass
-class Machine:
-    """A machine with a GPU and TensorRT for RTX; `does` may be set until a bundle is opened."""
-
-    gpu: Gpu
-    does: Behaviour
-    patch: pytest.MonkeyPatch
-
-    def open(self, path: Path, engine: str = "tensorrt_rtx", **how: Any) -> alexc_runtime.Session:
-        library = tensorrt_double.library(self.gpu, self.does, engine)
-        self.patch.setitem(sys.modules, engine, library)
-        return alexc_runtime.open(path, engine, **how)
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
-    gpu = Gpu()
-    monkeypatch.setattr(tensorrt, "no_driver", lambda: None)
-    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
-    monkeypatch.setitem(sys.modules, cuda.MODULE, gpu.library())
-    monkeypatch.setenv("ALEXC_CACHE", str(tmp_path / "cache"))
-    yield Machine(gpu, Behaviour(), monkeypatch)
-    if gpu.left():  # an error may hold on to what failed
-        gc.collect()
-    assert gpu.left() == {}
+    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
+        yield machine
 
 
 def agree(outputs: dict[str, Any], batch: Array) -> None:
@@ -79,9 +58,7 @@ def agree(outputs: dict[str, Any], batch: Array) -> None:
 
 
 def test_a_plan_runs_where_there_is_a_gpu(built: Path, machine: Machine) -> None:
-    machine.patch.setitem(
-        sys.modules, "tensorrt_rtx", tensorrt_double.library(machine.gpu, machine.does)
-    )
+    machine.install()
     with alexc_runtime.open(built) as opened:
         assert (opened.engine, opened.status) == ("tensorrt_rtx", "built, not run: no GPU")
         assert opened.why.startswith(

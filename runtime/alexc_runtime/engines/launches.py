@@ -72,11 +72,9 @@ class Launches:
         """
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._meet(key, describe())
-            if graph is None:
-                return
-        else:
-            self._graphs.move_to_end(key)
+            self._run(key, describe())
+            return
+        self._graphs.move_to_end(key)
         (status,) = graph.launch()
         if status:
             raise self._cuda.fault(status, "launch a CUDA graph")
@@ -89,11 +87,12 @@ class Launches:
 
     # ---- without a graph -------------------------------------------------------------------------
 
-    def _meet(self, key: object, job: Job) -> _Graph | None:
-        """The graph of a job that has none yet, or None if it was run without."""
+    def _run(self, key: object, job: Job) -> None:
+        """Run a job that has no graph yet, and make one if it is worth it."""
         if self._recording and self._is_worth_it(key, job):
             try:
-                return self._record(key, job)
+                self._record(key, job)
+                return
             except _NotRecorded as fault:
                 self._recording = False
                 _log.warning("%s runs without CUDA graphs: %s", self._cuda.who, fault)
@@ -103,7 +102,6 @@ class Launches:
             context = self._direct[profile] = self._plan.context(profile)
         self._bind(context, job)
         self._enqueue(context, job)
-        return None
 
     def _is_worth_it(self, key: object, job: Job) -> bool:
         """A job that will come again is recorded at once, and others when they have.
@@ -150,8 +148,8 @@ class Launches:
 
     # ---- graphs ----------------------------------------------------------------------------------
 
-    def _record(self, key: object, job: Job) -> _Graph:
-        """Run the job once, then record it. Raises _NotRecorded if that can't be done.
+    def _record(self, key: object, job: Job) -> None:
+        """Run the job, then record it. Raises _NotRecorded if that can't be done.
 
         In the first run of a size, TensorRT does work that must not be in the graph.
         """
@@ -170,12 +168,10 @@ class Launches:
             self._plan.forget(context)
             raise
         launch, stream = self._cuda.api.cudaGraphLaunch, self._stream
-        graph = _Graph(lambda: launch(recorded, stream), context, kept)
-        self._graphs[key] = graph
+        self._graphs[key] = _Graph(lambda: launch(recorded, stream), context, kept)
         self._sights.pop(key, None)
         # Running the size has compiled its kernels, where the library compiles any.
         self._plan.keep_kernels()
-        return graph
 
     def _graph(self, context: Any, job: Job, held: ExitStack) -> Any:
         # TensorRT for RTX knows by itself; the other finds out.
