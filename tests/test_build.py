@@ -297,6 +297,7 @@ def test_weights_that_dont_fit_leave_the_old_bundle(
         (["verify", "nowhere"], "bundle/missing"),
         (["predict", "nowhere", "photo.png"], "bundle/missing"),
         (["predict", "BUNDLE", "nowhere.png"], "photo/missing"),
+        (["predict", "BUNDLE", "BUNDLE"], "photo/not-a-file"),
         (["predict", "BUNDLE", "SPEC"], "photo/"),
         (["predict", "BUNDLE", "photo.png", "--engine", "tensorflow"], "engine/unknown"),
     ],

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.train import checkpoint, metrics
-from alexc.train.data import photos
+from alexc.train.data import photo, photos
 from alexc.train.data.colours import components
 from alexc.train.data.dataset import ArrayDataset, ImageForm, with_channels
 from alexc.train.data.order import epoch_order, share
@@ -260,6 +260,9 @@ def test_photos_of_every_kind_become_what_the_net_takes(tmp_path: Path) -> None:
     assert images[2].min() == 255  # over white
     assert images[3, :15].mean() > 240
     assert images[3, 25:].mean() < 15
+    for number, file in enumerate(sorted(folder.iterdir())):  # in a shard, they are no files
+        in_shard = photo.from_bytes(file.read_bytes(), file.name, (40, 30), 3)
+        np.testing.assert_array_equal(in_shard, images[number])
 
 
 def test_images_of_another_size_than_the_spec_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -70,24 +70,37 @@ def read_photo(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises PhotoMissingError, or PhotoError if it is no photo, damaged or larger than MAX_PIXELS.
     """
-    from PIL import Image, UnidentifiedImageError
-
     shown = os.fspath(path)
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise PhotoError("photo/not-a-file", f"{shown} is not a file")
+            raise PhotoMissingError("photo/not-a-file", f"{shown} is not a file")
         if status.st_size == 0:
             raise PhotoError("photo/damaged", f"{shown} is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with Path(path).open("rb") as file:
+            return read_photo_from(file, shown)
+    except FileNotFoundError:
+        raise PhotoMissingError("photo/missing", f"there is no file {shown}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        message = f"{shown} can't be read: {getattr(error, 'strerror', None) or error}"
+        raise PhotoError("photo/unreadable", message) from None
+
+
+def read_photo_from(file: BinaryIO, shown: str) -> Image.Image:
+    """As `read_photo`, from a file that is open, or bytes that lie elsewhere; errors name `shown`.
+
+    Raises PhotoError.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(shown, f"{image.width:,}×{image.height:,} pixels")
             image.load()
             return _eight_bits(_upright(image), shown)
     except PhotoError:
         raise
-    except FileNotFoundError:
-        raise PhotoMissingError("photo/missing", f"there is no file {shown}") from None
     except UnidentifiedImageError:
         message = f"{shown} is not a photo in a format that can be read"
         raise PhotoError(

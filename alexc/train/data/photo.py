@@ -15,7 +15,7 @@ import numpy as np
 
 from alexc.train.data.dataset import Images
 from alexc_runtime.errors import PhotoError
-from alexc_runtime.preprocess import FORMATS, read_photo
+from alexc_runtime.preprocess import read_photo, read_photo_from
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,18 +39,12 @@ def from_file(path: Path, size: tuple[int, int], channels: int) -> Images:
 
 def from_bytes(data: bytes, shown: str, size: tuple[int, int], channels: int) -> Images:
     """The photo in a file's content, of a shard say. Raises UnreadablePhotoError."""
-    from PIL import Image, ImageOps
-
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(io.BytesIO(data), formats=FORMATS) as image,
-        ):
-            image.load()
-            upright = image if image.format == "PPM" else ImageOps.exif_transpose(image)
-            return stored(upright, size, channels)
-    except Exception as error:  # noqa: BLE001  (Pillow's decoders raise a dozen kinds)
-        raise UnreadablePhotoError(f"{shown}: {error}") from None
+        with warnings.catch_warnings(action="ignore"):
+            image = read_photo_from(io.BytesIO(data), shown)
+    except PhotoError as error:
+        raise UnreadablePhotoError(error.message) from None
+    return stored(image, size, channels)
 
 
 def stored(image: Image.Image, size: tuple[int, int], channels: int) -> Images:
