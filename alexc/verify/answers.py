@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +17,36 @@ from numpy.typing import NDArray
 from alexc.verify.backends.base import Backend, BackendFault, Tensor, Tensors, Trial, Unsupported
 
 # In the order in which they are taken. `samples` are the shipped outputs for other images.
-Step = Literal["open", "parameters", "alone", "provoked", "end_to_end", "shipped", "samples"]
+Step = Literal["open", "parameters", "end_to_end", "shipped", "samples", "alone", "provoked"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What one backend is asked: a batch for the whole net, and layers on their own.
+class Whole:
+    """What one backend is asked of the whole net, for which nothing need be known but the images.
 
-    The trials are of the nodes of the backend's graph. The shipped outputs are computed for the
-    whole batch and for its first `sizes` images. Without `samples` none are computed.
+    The shipped outputs are computed for all `images`, and for batches of other `sizes`, which
+    repeat the images as often as it takes. Without `samples` none are computed.
     """
 
     images: NDArray[np.float32]
-    alone: Sequence[Trial]
-    provoked: Sequence[Trial]
     sizes: Sequence[int] = ()
     samples: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What one backend is asked of layers on their own: trials of the nodes of its graph."""
+
+    alone: Sequence[Trial]
+    provoked: Sequence[Trial]
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of one step: tensors by name, why layers have none, why the step ended early.
 
-    For the step `parameters` the faults are by the whole name of a weight. `images` is how many of
-    the batch's first images were computed, None being all.
+    For the step `parameters` the faults are by the whole name of a weight. `images` is how many
+    images were computed at once, None being the batch as it is.
     """
 
     step: Step
@@ -51,45 +57,52 @@ class Answer:
     images: int | None = None
 
 
-def answers(backend: Backend, request: Callable[[], Request]) -> Iterator[Answer]:
-    """Open the backend, and then ask it everything in `request`, which is called once it is open.
+def answers(
+    backend: Backend, whole: Whole | None, layers: Callable[[], Layers]
+) -> Iterator[Answer]:
+    """Open the backend, and ask it for the whole net, if that is wanted, and then for layers.
 
-    Whatever a backend raises is an answer; an Unsupported ends the questions.
+    `layers` is called when the whole net is done, for they may take longer to be known. Whatever a
+    backend raises is an answer; an Unsupported ends the questions.
     """
     opened = _take("open", lambda: _open(backend))
     yield opened
     if opened.unsupported:
         return
-    asked = request()
-    take: dict[Step, Callable[[int | None], Answer]] = {
-        "parameters": lambda _: _parameters(backend),
-        "alone": lambda _: _alone("alone", backend, asked.alone),
-        "provoked": lambda _: _alone("provoked", backend, asked.provoked),
-        "end_to_end": lambda _: Answer("end_to_end", backend.tensors(asked.images)),
-        "shipped": lambda size: _shipped(backend, asked.images, size),
-        "samples": lambda _: _samples(backend, asked.samples),
-    }
-    for step, size in steps_after(opened, asked):
-        yield _take(step, partial(take[step], size))
+    if whole is not None and opened.failure is None:
+        for step, take in _of_the_whole(backend, whole):
+            yield (answer := _take(step, take))
+            if answer.unsupported:
+                return
+    asked = layers()
+    for step, trials in (("alone", asked.alone), ("provoked", asked.provoked)):
+        yield (answer := _take(step, partial(_alone, step, backend, trials)))
+        if answer.unsupported:
+            return
 
 
-def steps_after(opened: Answer, request: Request) -> list[tuple[Step, int | None]]:
-    """The steps that follow the opening, each with how many images it is of, None being all."""
+def _of_the_whole(backend: Backend, whole: Whole) -> list[tuple[Step, Callable[[], Answer]]]:
+    steps: list[tuple[Step, Callable[[], Answer]]] = [
+        ("parameters", partial(_parameters, backend)),
+        ("end_to_end", lambda: Answer("end_to_end", backend.tensors(whole.images))),
+        ("shipped", partial(_shipped, backend, whole.images, None)),
+    ]
+    steps += [("shipped", partial(_shipped, backend, whole.images, size)) for size in whole.sizes]
+    if whole.samples is not None:
+        steps.append(("samples", partial(_samples, backend, whole.samples)))
+    return steps
+
+
+def steps_after(opened: Answer, whole: Whole | None) -> list[Step]:
+    """The steps that `answers` takes after the opening, if no other ends them."""
     if opened.unsupported:
         return []
-    if opened.failure is not None:  # layers can be run alone all the same
-        return [("alone", None), ("provoked", None)]
-    whole: list[tuple[Step, int | None]] = [
-        ("parameters", None),
-        ("alone", None),
-        ("provoked", None),
-        ("end_to_end", None),
-        ("shipped", None),
-    ]
-    whole += [("shipped", size) for size in request.sizes]
-    if request.samples is not None:
-        whole.append(("samples", None))
-    return whole
+    layers: list[Step] = ["alone", "provoked"]
+    if opened.failure is not None or whole is None:  # layers can be run alone all the same
+        return layers
+    samples: list[Step] = [] if whole.samples is None else ["samples"]
+    shipped: list[Step] = ["shipped"] * (1 + len(whole.sizes))
+    return ["parameters", "end_to_end", *shipped, *samples, *layers]
 
 
 def _take(step: Step, take: Callable[[], Answer]) -> Answer:
@@ -105,11 +118,18 @@ def _take(step: Step, take: Callable[[], Answer]) -> Answer:
 
 
 def _shipped(backend: Backend, images: NDArray[np.float32], size: int | None) -> Answer:
-    return Answer("shipped", backend.shipped(images[:size]), images=size)
+    given = images if size is None else repeated(images, size)
+    return Answer("shipped", backend.shipped(given), images=size)
 
 
-def _samples(backend: Backend, images: NDArray[np.float32] | None) -> Answer:
-    return Answer("samples", {} if images is None else backend.shipped(images))
+def repeated(images: NDArray[Any], size: int) -> NDArray[Any]:
+    """A batch of so many images, the same ones over and over."""
+    taken: NDArray[Any] = images[np.arange(size) % len(images)]
+    return taken
+
+
+def _samples(backend: Backend, images: NDArray[np.float32]) -> Answer:
+    return Answer("samples", backend.shipped(images))
 
 
 def _open(backend: Backend) -> Answer:

@@ -17,7 +17,7 @@ from alexc.graph.graph import Graph
 from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
-from alexc.verify.answers import Answer, Request, answers, different_weights
+from alexc.verify.answers import Answer, Layers, Whole, answers, different_weights
 from alexc.verify.backends import BACKENDS
 from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.blas import one_thread
@@ -87,17 +87,24 @@ def verify(
     in_file = _model_faults(subject)
     findings: list[Findings] = []
     accuracies: list[Accuracy] = []
+    rounded = bool(subject.written.precisions or subject.written.quantized)
+    as_trained = _as_trained(subject.written, images)
+    asked = {}
+    for kind in running:
+        exact = None
+        if rounded and kind.reads_model:
+            exact = images if samples is None else samples.images
+        asked[kind] = Whole(images if kind.reads_model else as_trained, _sizes(len(images)), exact)
     with ExitStack() as stack:
         readers = _readers(subject.model, stack if isolate else None, patience)
         crew = None
         if isolate and running:
             file = None if in_file else _weights_file(subject)
-            crew = stack.enter_context(Crew(running, subject, file, patience))
+            crew = stack.enter_context(Crew(asked, subject, file, patience))
         if crew is not None:
             stack.enter_context(one_thread())
         say("computing the reference")
-        plain = narrow = Standard(graph, weights, _as_trained(subject.written, images), seed)
-        rounded = bool(subject.written.precisions or subject.written.quantized)
+        plain = narrow = Standard(graph, weights, as_trained, seed)
         if rounded or subject.written.pixels is not None:
             say("computing the reference of the model as it is written")
             narrow = Standard(subject.written, weights, images, seed)
@@ -105,22 +112,18 @@ def verify(
             say(f"running {kind.name}")
             standard = narrow if kind.reads_model else plain
             found = Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
-            exact = None
-            if rounded and kind.reads_model:
-                exact = samples or Samples(images, plain.expected.values)
-            request = found.request(_sizes(len(images)), exact.images if exact else None)
-            for answer in _ask(kind, subject, request, crew):
+            for answer in _ask(kind, subject, asked[kind], found.layers(), crew):
                 found.take(answer)
             if kind.reads_model and model is not None:
                 shared = kind.model_file(model) == model
                 found.take_weights(in_file if shared else _model_faults(subject, kind))
             findings.append(found)
             results[kind] = found.result()
-            if exact is not None:
-                accuracies += [
-                    Accuracy.of(kind.name, name, got, exact.exact[name])
-                    for name, got in found.samples.items()
-                ]
+            exact_outputs = plain.expected.values if samples is None else samples.exact
+            accuracies += [
+                Accuracy.of(kind.name, name, got, exact_outputs[name])
+                for name, got in found.samples.items()
+            ]
         read, shape_rows = _read_shapes(subject.written, readers if backends is None else ())
     rows = [row for found in findings for row in found.rows if found.unsupported is None]
     rows = [*shape_rows, *rows]
@@ -190,11 +193,11 @@ def _read_shapes(
 
 
 def _ask(
-    kind: type[Backend], subject: Subject, request: Request, crew: Crew | None
+    kind: type[Backend], subject: Subject, whole: Whole, layers: Layers, crew: Crew | None
 ) -> Iterator[Answer | Ended]:
     if crew is not None:
-        return crew.ask(kind, request)
-    return answers(kind(subject), lambda: request)
+        return crew.ask(kind, layers)
+    return answers(kind(subject), whole, lambda: layers)
 
 
 def _passed(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexc.graph.graph import Graph
 from alexc.graph.quantization import Quantization
 from alexc.ops import GRAPH_OPS
-from alexc.verify.answers import Answer, Request
+from alexc.verify.answers import Answer, Layers, Whole
 from alexc.verify.backends.base import Counterparts, Subject, Tensor, Trial
 from alexc.weights import store
 
@@ -52,28 +52,40 @@ class Exchange:
 
     # ---- what is asked -----------------------------------------------------------------------
 
-    def put_request(self, name: str, request: Request, subject: Subject) -> None:
-        """Weights that are the subject's own, as most are, are not written once more."""
+    def put_whole(self, name: str, whole: Whole) -> None:
         arrays = _Arrays(self.folder, name)
         message = {
-            "images": arrays.put(request.images),
-            "sizes": list(request.sizes),
-            "samples": None if request.samples is None else arrays.put(request.samples),
-            "alone": [_trial_to_json(trial, subject, arrays) for trial in request.alone],
-            "provoked": [_trial_to_json(trial, subject, arrays) for trial in request.provoked],
+            "images": arrays.put(whole.images),
+            "sizes": list(whole.sizes),
+            "samples": None if whole.samples is None else arrays.put(whole.samples),
         }
         self._write(name, message)
 
-    def request(self, name: str, subject: Subject, graph: Graph) -> Request:
+    def whole(self, name: str) -> Whole:
         message = self._read(name)
         arrays = _Arrays(self.folder, name)
         samples = message["samples"]
-        return Request(
+        return Whole(
             arrays.get(message["images"]),
-            [_trial_from_json(trial, subject, graph, arrays) for trial in message["alone"]],
-            [_trial_from_json(trial, subject, graph, arrays) for trial in message["provoked"]],
             message["sizes"],
             None if samples is None else arrays.get(samples),
+        )
+
+    def put_layers(self, name: str, layers: Layers, subject: Subject) -> None:
+        """Weights that are the subject's own, as most are, are not written once more."""
+        arrays = _Arrays(self.folder, name)
+        message = {
+            "alone": [_trial_to_json(trial, subject, arrays) for trial in layers.alone],
+            "provoked": [_trial_to_json(trial, subject, arrays) for trial in layers.provoked],
+        }
+        self._write(name, message)
+
+    def layers(self, name: str, subject: Subject, graph: Graph) -> Layers:
+        message = self._read(name)
+        arrays = _Arrays(self.folder, name)
+        return Layers(
+            [_trial_from_json(trial, subject, graph, arrays) for trial in message["alone"]],
+            [_trial_from_json(trial, subject, graph, arrays) for trial in message["provoked"]],
         )
 
     # ---- what is answered --------------------------------------------------------------------

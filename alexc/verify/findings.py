@@ -7,12 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import Graph
 from alexc.ops.base import Array
-from alexc.verify.answers import Answer, Request
+from alexc.verify.answers import Answer, Layers, repeated
 from alexc.verify.backends.base import Backend, Subject, Trial
 from alexc.verify.compare import compare
 from alexc.verify.processes import Ended
@@ -59,8 +58,8 @@ class Findings:
         self.unsupported: str | None = None
         self.samples: dict[str, NDArray[Any]] = {}
 
-    def request(self, sizes: Sequence[int], samples: NDArray[np.float32] | None) -> Request:
-        """What the backend is asked, of its graph, which may have no dropout."""
+    def layers(self) -> Layers:
+        """What the backend is asked of layers, those of its graph, which may have no dropout."""
         alone, provoked = (
             [
                 Trial(node, group.trials[node.name].inputs, group.trials[node.name].weights)
@@ -68,7 +67,7 @@ class Findings:
             ]
             for group in self.standard.trials
         )
-        return Request(self.standard.images, alone, provoked, sizes, samples)
+        return Layers(alone, provoked)
 
     def take(self, answer: Answer | Ended) -> None:
         """Compare what one step gave."""
@@ -128,9 +127,11 @@ class Findings:
         expected = self.standard.expected
         for name in names:
             if name in answer.tensors:
-                first = slice(answer.images)
-                value, tolerance = expected.values[name][first], expected.tolerances[name][first]
-                got, peaks = answer.tensors[name], expected.peaks[name][first]
+                value, tolerance, peaks = (
+                    of[name] if answer.images is None else repeated(of[name], answer.images)
+                    for of in (expected.values, expected.tolerances, expected.peaks)
+                )
+                got = answer.tensors[name]
                 self._compare(name, check, got, value, tolerance, peaks, answer.images)
             elif name in answer.faults:
                 self._add(name, check, None, answer.faults[name])

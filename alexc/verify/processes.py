@@ -9,7 +9,7 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Self
 
 from alexc.diagnostics import fault
 from alexc.verify import python
-from alexc.verify.answers import Answer, Request, Step, steps_after
+from alexc.verify.answers import Answer, Layers, Step, Whole, steps_after
 from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.exchange import Exchange
 from alexc.weights import store
@@ -38,21 +38,29 @@ _DOING: dict[Step, str] = {
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker that ended too early: `status` says how, and when."""
+    """A worker that ended too early: `status` says how and when, `due` what it did not get to."""
 
     status: str
+    due: tuple[Step, ...]
 
 
 class Worker:
-    """One backend's process. Whoever starts it ends it.
+    """One backend's process, which starts on the whole net, if that is asked. Whoever starts it
+    ends it.
 
     `patience` is how many seconds the worker may take for a step, its start included.
     """
 
     def __init__(
-        self, kind: type[Backend], subject: Subject, exchange: Exchange, patience: float
+        self,
+        kind: type[Backend],
+        subject: Subject,
+        exchange: Exchange,
+        whole: Whole | None,
+        patience: float,
     ) -> None:
         self._kind = kind
+        self._whole = whole
         self._subject = subject
         self._exchange = exchange
         self._patience = patience
@@ -66,6 +74,11 @@ class Worker:
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
+        name = f"{kind.name}-whole"
+        if whole is not None:
+            with _full_disk():
+                exchange.put_whole(name, whole)
+        self._say(name if whole is not None else "")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -73,17 +86,18 @@ class Worker:
             self._lines.put(line.decode().strip())
         self._lines.put("")
 
-    def ask(self, request: Request) -> Iterator[Answer | Ended]:
-        """The worker's answers, step by step; an Ended in place of those that did not come."""
-        name = f"{self._kind.name}-request"
-        with _full_disk():
-            self._exchange.put_request(name, request, self._subject)
+    def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{name}\n".encode())
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended already, and how is told below
+        with suppress(BrokenPipeError):  # it has ended already, and `answers` tells how
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
+
+    def answers(self, layers: Layers) -> Iterator[Answer | Ended]:
+        """The worker's answers, step by step; an Ended in place of those that did not come."""
+        name = f"{self._kind.name}-layers"
+        with _full_disk():
+            self._exchange.put_layers(name, layers, self._subject)
+        self._say(name)
         due: list[Step] = ["open"]
         while due:
             doing = _DOING[due[0]]
@@ -91,16 +105,18 @@ class Worker:
                 line = self._lines.get(timeout=self._patience)
             except queue.Empty:
                 self._process.kill()
-                yield Ended(f"timed out: no answer for {self._patience:g} s while {doing}")
+                status = f"timed out: no answer for {self._patience:g} s while {doing}"
+                yield Ended(status, tuple(due))
                 return
             if not line:
-                yield Ended(f"crashed: {self._how_it_ended(self._process.wait())} while {doing}")
+                status = f"crashed: {self._how_it_ended(self._process.wait())} while {doing}"
+                yield Ended(status, tuple(due))
                 return
             answer = self._exchange.answer(line)
             yield answer
             del due[0]
             if answer.step == "open":
-                due += [step for step, _ in steps_after(answer, request)]
+                due += steps_after(answer, self._whole)
             elif answer.unsupported:
                 return
 
@@ -145,19 +161,24 @@ def _full_disk() -> Iterator[None]:
 class Crew:
     """The backends of one verification, each in a process of its own, asked one after the other.
 
-    A worker is started one turn ahead, so that it loads while the one before it computes; never
-    more than two are there at a time, for each holds the weights in memory.
+    A worker is started one turn ahead, so that it computes the whole net while the one before it is
+    heard, or the reference is computed; never more than two are there at a time, for each holds the
+    weights in memory.
     """
 
     def __init__(
         self,
-        kinds: Sequence[type[Backend]],
+        asked: Mapping[type[Backend], Whole],
         subject: Subject,
         weights_file: Path | None,
         patience: float,
     ) -> None:
-        """`weights_file` holds the subject's weights; without one they are written for the time."""
-        self._kinds = list(kinds)
+        """`asked` is what each backend computes of the whole net, in the order of their turns.
+
+        `weights_file` holds the subject's weights; without one they are written for the time.
+        """
+        self._asked = asked
+        self._kinds = list(asked)
         self._subject = subject
         self._weights_file = weights_file
         self._patience = patience
@@ -189,15 +210,26 @@ class Crew:
             worker.end()
         self._stack.close()
 
-    def ask(self, kind: type[Backend], request: Request) -> Iterator[Answer | Ended]:
-        """Everything that this backend answers; kinds are to be asked in the order given."""
+    def ask(self, kind: type[Backend], layers: Layers) -> Iterator[Answer | Ended]:
+        """Everything that this backend answers; kinds are to be asked in the order given.
+
+        One that ends over the whole net is started again for the layers alone: they tell where it
+        went wrong.
+        """
         turn = self._kinds.index(kind)
         for ahead in self._kinds[turn : turn + 2]:
             self._start(ahead)
-        worker = self._workers[kind.name]
-        yield from worker.ask(request)
-        worker.end()
+        for answer in self._workers[kind.name].answers(layers):
+            yield answer
+            if isinstance(answer, Ended) and answer.due[0] not in ("open", "alone", "provoked"):
+                self._workers[kind.name].end()
+                again = Worker(kind, self._subject, self._exchange, None, self._patience)
+                self._workers[kind.name] = again
+                yield from again.answers(layers)
+        self._workers[kind.name].end()
 
     def _start(self, kind: type[Backend]) -> None:
         if kind.name not in self._workers:
-            self._workers[kind.name] = Worker(kind, self._subject, self._exchange, self._patience)
+            whole = self._asked[kind]
+            worker = Worker(kind, self._subject, self._exchange, whole, self._patience)
+            self._workers[kind.name] = worker

@@ -2,9 +2,10 @@
 
     python -m alexc.verify.worker FOLDER MODULE:CLASS
 
-The process opens the backend at once, while its parent still computes the reference. Then it
-waits for a line on stdin, the name of a request in the folder; it answers step by step, a line on
-stdout for each, and ends. The end of stdin before that ends it too: its parent is gone.
+The process opens the backend at once, and computes the whole net while its parent still computes
+the reference. Two lines on stdin name what is asked, files in the folder: the whole net, an empty
+line for none, and then layers on their own. It answers step by step, a line on stdout for each,
+and ends. The end of stdin before that ends it too: its parent is gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from alexc.verify.answers import Request, answers
+from alexc.verify.answers import Layers, answers
 from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.exchange import Exchange
 
@@ -34,18 +35,25 @@ def main() -> int:
 
 
 def serve(backend: Backend, exchange: Exchange, subject: Subject, channel: TextIO) -> None:
-    """Answer one request, written to the exchange under the names that go down the channel."""
+    """Answer what is asked, written to the exchange under the names that go down the channel."""
+    name = _line()
+    whole = exchange.whole(name) if name else None
 
-    def asked() -> Request:
-        name = sys.stdin.readline().strip()
-        if not name:
-            raise KeyboardInterrupt
-        return exchange.request(name, subject, backend.graph)
+    def layers() -> Layers:
+        return exchange.layers(_line(), subject, backend.graph)
 
-    for number, answer in enumerate(answers(backend, asked)):
-        name = f"{backend.name}-answer-{number}"
+    for number, answer in enumerate(answers(backend, whole, layers)):
+        # Another process may have answered before this one, and its arrays be mapped still.
+        name = f"{backend.name}-answer-{os.getpid()}-{number}"
         exchange.put_answer(name, answer)
         print(name, file=channel, flush=True)
+
+
+def _line() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise KeyboardInterrupt
+    return line.strip()
 
 
 def backend_class(name: str) -> type[Backend]:

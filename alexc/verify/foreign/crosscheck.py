@@ -17,8 +17,8 @@ from alexc.diagnostics import usage_fault
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
-from alexc.verify.answers import Answer, Request, answers
-from alexc.verify.backends.base import Counterparts, Subject
+from alexc.verify.answers import Answer, Layers, Whole, answers
+from alexc.verify.backends.base import Backend, Counterparts, Subject
 from alexc.verify.backends.foreign import FOREIGN_BACKENDS, ForeignBackend
 from alexc.verify.blas import one_thread
 from alexc.verify.compare import first_divergence
@@ -70,10 +70,13 @@ def verify_foreign(
     }
     running = [kind for kind in kinds if kind not in results]
     findings: list[Findings] = []
+    sizes = tuple(size for size in (1, 3) if size < len(images))
+    whole = Whole(images, sizes if model.batch is None else ())
     with ExitStack() as stack:
         crew = None
         if isolate and running:
-            crew = stack.enter_context(Crew(running, found.subject, None, patience))
+            asked: dict[type[Backend], Whole] = dict.fromkeys(running, whole)
+            crew = stack.enter_context(Crew(asked, found.subject, None, patience))
             stack.enter_context(one_thread())
         say("computing the reference")
         graph = found.subject.written
@@ -88,9 +91,7 @@ def verify_foreign(
                 named=found.matching.pairs,
                 tried=found.tried,
             )
-            sizes = tuple(size for size in (1, 3) if size < len(images))
-            request = of_kind.request(sizes if model.batch is None else (), None)
-            for answer in _ask(kind, found.subject, request, crew):
+            for answer in _ask(kind, found.subject, whole, of_kind.layers(), crew):
                 of_kind.take(answer)
             findings.append(of_kind)
     return _report(found, model, kinds, results, findings, set(backends or ()))
@@ -154,11 +155,11 @@ def _can_be_tried(
 
 
 def _ask(
-    kind: type[ForeignBackend], subject: Subject, request: Request, crew: Crew | None
+    kind: type[ForeignBackend], subject: Subject, whole: Whole, layers: Layers, crew: Crew | None
 ) -> Iterator[Answer | Ended]:
     if crew is not None:
-        return crew.ask(kind, request)
-    return answers(kind(subject), lambda: request)
+        return crew.ask(kind, layers)
+    return answers(kind(subject), whole, lambda: layers)
 
 
 def _chosen(names: Sequence[str] | None) -> list[type[ForeignBackend]]:
