@@ -24,7 +24,7 @@ import alexc_runtime
 from alexc.bundle import staged
 from alexc_runtime import BatchError, EngineError, EngineUnavailableError
 from alexc_runtime.engines import cuda, launches, tensorrt, tensorrt_plan
-from alexc_runtime.manifest import MODEL, EngineRecord, Input
+from alexc_runtime.manifest import MODEL, Built, EngineRecord, Input
 from tests import cuda_double, tensorrt_double
 from tests.cuda_double import Gpu, Status
 from tests.gpu_machine import Machine, gpu_machine
@@ -421,6 +421,39 @@ def test_what_the_machine_lacks_for_a_plan_is_told_exactly(built: Path, machine:
     assert reason() == "the package cuda-python is not installed"
     machine.patch.setattr(tensorrt, "no_driver", lambda: "there is no NVIDIA driver here")
     assert reason() == "there is no NVIDIA driver here"
+
+
+@pytest.mark.parametrize(
+    ("built_as", "gpu", "text"),
+    [
+        (Built("1.6.0.9"), (8, 9), "built by tensorrt-rtx 1.6.0.9, and 1.7.1.2 is installed"),
+        (Built("1.6.0.9", any_version=True), (8, 9), None),
+        (Built("1.10.0.1", any_version=True), (8, 9), "pip install tensorrt-rtx==1.10.0.1"),
+        (Built("1.7.1.2", targets=("8.0", "8.9")), (8, 9), None),
+        (
+            Built("1.7.1.2", targets=("8.0", "8.9")),
+            (12, 0),
+            "compute capability 8.0, 8.9, and this one (GPU of straw) has 12.0",
+        ),
+        (Built("1.7.1.2"), (7, 0), "has compute capability 7.0, and plans take 7.5 or later"),
+    ],
+)
+def test_a_foreign_plan_is_known_before_it_is_loaded(
+    tmp_path: Path, machine: Machine, built_as: Built, gpu: tuple[int, int], text: str | None
+) -> None:
+    record = EngineRecord("tensorrt_rtx", "fp32", "verified", PLAN, built_as)
+    make(tmp_path / "small", engines=(record, EngineRecord("onnxruntime", "fp32", "x", MODEL)))
+    machine.gpu.capability = gpu
+    if text is None:
+        machine.open(tmp_path / "small").close()
+        return
+    machine.does.failing.add("deserialize_cuda_engine")
+    with pytest.raises(EngineUnavailableError, match=re.escape(text)) as caught:
+        machine.open(tmp_path / "small")
+    assert caught.value.help == "onnxruntime runs it on this machine: open(path, 'onnxruntime')"
+    with alexc_runtime.open(tmp_path / "small", threads=1) as opened:
+        assert opened.engine == "onnxruntime"
+        assert text in opened.why
 
 
 def test_one_class_serves_both_libraries(tmp_path: Path, machine: Machine) -> None:

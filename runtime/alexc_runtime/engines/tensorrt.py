@@ -16,6 +16,7 @@ would take memory for nothing.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ import numpy as np
 from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu, borrowed
 from alexc_runtime.engines.base import Engine, import_obstacle, load
 from alexc_runtime.engines.blocks import Blocks
-from alexc_runtime.engines.cuda import Cuda, no_driver, no_gpu
+from alexc_runtime.engines.cuda import Cuda, capability, no_driver, no_gpu
 from alexc_runtime.engines.launches import Job, Launches
 from alexc_runtime.engines.lending import Computed, Lent, State
 from alexc_runtime.engines.slot import ALIGNMENT, Slot, Tensor
@@ -38,6 +39,7 @@ from alexc_runtime.manifest import Bundle, EngineRecord
 if TYPE_CHECKING:
     from alexc_runtime.engines.base import Array
 
+_OLDEST = (7, 5)  # of the compute capabilities that either library runs on
 _SLOTS = 2  # of a pipeline: one is computed while the other is filled and emptied
 
 
@@ -53,6 +55,30 @@ class TensorRT(Engine):
     def obstacle(cls) -> str | None:
         # The machine first and the packages after it: without a GPU, no package would help.
         return no_driver() or no_gpu() or import_obstacle(cls.name, cls.package)
+
+    @classmethod
+    def misfit(cls, record: EngineRecord) -> str | None:
+        built = record.built
+        if built is None:
+            return None
+        installed = str(load(cls.name).__version__)
+        if installed != built.library and not (
+            built.any_version and _numbers(installed) > _numbers(built.library)
+        ):
+            return (
+                f"its plan was built by {cls.package} {built.library}, and {installed} is "
+                f"installed; pip install {cls.package}=={built.library}, "
+                "or build it again with `alexc build`"
+            )
+        name, number = capability()
+        if built.targets and not built.any_gpu and number not in built.targets:
+            return (
+                f"its plan was built for GPUs of compute capability {', '.join(built.targets)}, "
+                f"and this one ({name}) has {number}; build it on this machine with `alexc build`"
+            )
+        if _numbers(number) < _OLDEST:
+            return f"this GPU ({name}) has compute capability {number}, and plans take 7.5 or later"
+        return None
 
     def __init__(
         self,
@@ -281,6 +307,11 @@ class TensorRTForRTX(TensorRT):
 
     name: ClassVar[str] = "tensorrt_rtx"
     package: ClassVar[str] = "tensorrt-rtx"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """A version, or a compute capability, in an order of its own."""
+    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 class _Slots:
