@@ -183,7 +183,10 @@ class _Pass:
             allowed = allowed + carried
         self._tolerances[node.name][part] = allowed
         if local.sigma.any():
-            result = np.repeat(result, draws + 1, axis=0) if rows == 1 else result
+            if rows == 1:
+                result = np.repeat(result, draws + 1, axis=0)
+            elif not result.flags.writeable:  # an op that passes its input on
+                result = result.copy()
             result[1:] += tolerance.draw(generator, local, draws)
         return result
 
