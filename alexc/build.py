@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alexc import __version__
 from alexc.bundle import inputs_digest, staged, tool_versions, up_to_date
 from alexc.calibrate.calibration import FILE as CALIBRATION
@@ -20,14 +22,16 @@ from alexc.calibrate.calibration import Calibration
 from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.images import photo_files
 from alexc.calibrate.narrow import Narrow, narrow, written
-from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
+from alexc.diagnostics import AlexcError, Diagnostic, fault, usage_fault
 from alexc.engines.cache import cached_plan
 from alexc.engines.driver import machine
 from alexc.engines.forms import FILES, fastest_form
 from alexc.engines.record import DEFAULT_BATCH
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import INPUT, Graph
+from alexc.ops.pixels import Pixels
 from alexc.passes.inference import inference
+from alexc.passes.read_pixels import read_pixels
 from alexc.weights import store
 from alexc.weights.init import draw
 from alexc_runtime.digests import FileRecord, sha256
@@ -40,6 +44,7 @@ from alexc_runtime.manifest import (
     BatchRange,
     EngineRecord,
     Input,
+    InputType,
     Manifest,
     Output,
     Preprocess,
@@ -47,7 +52,6 @@ from alexc_runtime.manifest import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from alexc.verify.report import Report
@@ -79,7 +83,8 @@ class Options:
     or one calibration.json, from which int8 and fp8 take their ranges; with the others they are
     what the accuracy is taken on. Without `targets` everything that is installed is built for, and
     what is not is left out; a target that is named must succeed. Plans are kept in `plan_cache` and
-    taken from there, if it is given.
+    taken from there, if it is given. With the `input` uint8 the model takes pixels and normalises
+    them as the spec's `preprocess` says.
     """
 
     out: Path
@@ -90,6 +95,7 @@ class Options:
     batch: BatchRange = DEFAULT_BATCH
     calibrate: tuple[Path, ...] = ()
     plan_cache: Path | None = None
+    input: InputType = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,12 @@ def build(net: Net, options: Options, progress: Progress) -> Result:
     key = inputs_digest(_inputs(net, options))
     if (manifest := up_to_date(options.out, key)) is not None:
         return Result(manifest, None)
+    if options.input == "uint8" and net.spec.header.preprocess is None:
+        raise fault(
+            "build/no-preprocess",
+            f"{net.spec.name} does not say how pixels are normalised, so no model of it can do it",
+            help="write `preprocess:` into the spec, or build with --input float32",
+        )
     with staged(options.out) as stage:
         progress("weights")
         weights = weights_for(net, options.weights, options.seed)
@@ -165,7 +177,10 @@ def graph_of(bundle: Bundle, graph: Graph, weights: Weights) -> Graph:
     if CALIBRATION in manifest.files:
         calibration = read_calibration(bundle.path(CALIBRATION))
     named = manifest.spec.get("precision") or {}
-    return written(graph, weights, manifest.precision, named, calibration)
+    result = written(graph, weights, manifest.precision, named, calibration)
+    if manifest.input.dtype == "uint8" and manifest.preprocess is not None:
+        result = read_pixels(result, _pixels(manifest.preprocess))
+    return result
 
 
 def write_model(graph: Graph, weights: Weights, folder: Path, engines: Sequence[str] = ()) -> None:
@@ -194,6 +209,7 @@ def _inputs(net: Net, options: Options) -> dict[str, Any]:
         "labels": net.labels,
         "weights": {"file": digest_of(weights)} if weights else {"seed": options.seed},
         "precision": options.precision,
+        "input": options.input,
         "calibrate": [digest_of(path) for path in photo_files(options.calibrate)],
         "targets": [asdict(target) for target in options.targets],
         "batch": asdict(options.batch),
@@ -228,16 +244,28 @@ def weights_for(net: Net, file: Path | None, seed: int) -> Weights:
 
 
 def _narrow(net: Net, options: Options, weights: Weights, progress: Progress) -> Narrow:
-    """What the model is written from, in the precision that was asked for."""
-    return narrow(
+    """What the model is written from, in the precision and of the input that was asked for."""
+    preprocess = preprocess_of(net)
+    model = narrow(
         net.graph,
         weights,
         options.precision,
         net.spec.header.precision,
         options.calibrate,
-        preprocess_of(net),
+        preprocess,
         progress,
     )
+    if options.input == "float32" or preprocess is None:
+        return model
+    samples = model.samples
+    if samples is not None and model.pixels is not None:
+        samples = replace(samples, images=model.pixels.astype(np.float32))
+    return replace(model, graph=read_pixels(model.graph, _pixels(preprocess)), samples=samples)
+
+
+def _pixels(preprocess: Preprocess) -> Pixels:
+    """The layer that normalises pixels as the runtime would."""
+    return Pixels(scale=preprocess.scale, mean=preprocess.mean, std=preprocess.std)
 
 
 def _build_plans(
@@ -371,18 +399,19 @@ def _manifest(
 ) -> Manifest:
     graph = net.graph
     probabilities = outputs_are_probabilities(graph)
+    preprocess = preprocess_of(net)
     return Manifest(
         alexc=__version__,
         name=net.spec.name,
         inputs_digest=key,
         spec_digest=spec_digest(net),
         graph_digest=graph.digest(),
-        input=Input(INPUT, graph.input_shape, options.batch),
+        input=Input(INPUT, graph.input_shape, options.batch, options.input),
         outputs=tuple(
             Output(name, graph.shapes[name], probabilities and index == 0)
             for index, name in enumerate(graph.outputs)
         ),
-        preprocess=preprocess_of(net),
+        preprocess=None if preprocess is None else replace(preprocess, dtype=options.input),
         labels=net.labels,
         spec=net.spec.to_json(),
         precision=_of_model(options),

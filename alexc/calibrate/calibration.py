@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from alexc.verify.report import Accuracy
 
 Weights = Mapping[str, NDArray[np.float32]]
 Images = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 FILE = "calibration.json"
 _KIND, _VERSION = "alexc-calibration", 1
@@ -197,7 +198,7 @@ def calibrate(
     return calibration, Samples(held_out, exact)
 
 
-def split(images: Images) -> tuple[Images, Images]:
+def split(images: NDArray[Number]) -> tuple[NDArray[Number], NDArray[Number]]:
     """The images to measure, and those held out: every third one, of many fewer."""
     every = max(3, math.ceil(len(images) / MOST_HELD_OUT))
     held = np.arange(len(images)) % every == every - 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alexc.calibrate import calibration as calibrations
 from alexc.calibrate.calibration import Calibration
-from alexc.calibrate.images import load_images, stand_ins
+from alexc.calibrate.images import load_pixels, stand_ins
 from alexc.calibrate.overflow import foretell
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.graph.graph import Graph, Precision
@@ -29,6 +29,7 @@ from alexc.passes.precision import with_precision
 from alexc.passes.quantize import quantizable
 from alexc.verify.crosscheck import Samples
 from alexc_runtime.manifest import Preprocess
+from alexc_runtime.preprocess import normalised
 
 Weights = Mapping[str, NDArray[np.float32]]
 Images = NDArray[np.float32]
@@ -41,11 +42,15 @@ _HOW = "--calibrate DIR, with photographs like those that the net will see"
 
 @dataclass(frozen=True)
 class Narrow:
-    """What a model is written from. `samples` are photographs to take its accuracy on."""
+    """What a model is written from. `samples` are photographs to take its accuracy on.
+
+    `pixels` are those photographs before they were normalised, uint8.
+    """
 
     graph: Graph
     calibration: Calibration | None = None
     samples: Samples | None = None
+    pixels: NDArray[np.uint8] | None = None
 
 
 def written(
@@ -82,7 +87,7 @@ def narrow(
     Raises UsageError calibrate/missing if there are no paths and ranges are needed; AlexcError if
     the images or the file are unfit, and precision/overflow if fp16 will overflow.
     """
-    calibration, samples, images = None, None, None
+    calibration, samples, images, pixels = None, None, None, None
     saved = [path for path in paths if path.suffix == ".json"]
     if saved and len(paths) > 1:
         raise usage_fault("calibrate/missing", "give photographs or one calibration.json, not both")
@@ -96,7 +101,9 @@ def narrow(
                 help="write `preprocess:` into the spec",
             )
         progress("calibration: reading images")
-        images = load_images(paths, preprocess)
+        photographs = load_pixels(paths, preprocess)
+        images = normalised(photographs, preprocess)
+        _, pixels = calibrations.split(photographs)
     plain = inference(graph)
     if precision in QUANTIZED:
         if not paths:
@@ -114,7 +121,9 @@ def narrow(
                 QUANTIZED[precision],
                 lambda step: progress(f"calibration: {step}"),
             )
-        return Narrow(written(graph, weights, precision, named, calibration), calibration, samples)
+        return Narrow(
+            written(graph, weights, precision, named, calibration), calibration, samples, pixels
+        )
     result = written(graph, weights, precision, named)
     if "fp16" in result.precisions.values():
         progress("calibration: magnitudes")
@@ -123,7 +132,7 @@ def narrow(
         progress("calibration: the reference of the held-out images")
         _, held_out = calibrations.split(images)
         samples = Samples(held_out, calibrations.reference_outputs(plain, weights, held_out))
-    return Narrow(result, None, samples)
+    return Narrow(result, None, samples, pixels)
 
 
 def _refuse_overflow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -61,6 +61,14 @@ def build(
         str,
         typer.Option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes that plans take."),
     ] = "1,8,32",
+    input: Annotated[
+        Literal["float32", "uint8"],
+        typer.Option(
+            "--input",
+            help="What the model takes: images that the host has normalised, or pixels as they "
+            "are, which it normalises itself.",
+        ),
+    ] = "float32",
     plan_cache: Annotated[
         bool,
         typer.Option(
@@ -104,6 +112,7 @@ def build(
             batches,
             tuple(calibrate or ()),
             default_folder() if plan_cache else None,
+            input=input,
         )
         result = make(net, options, progress)
     print_diagnostics(net.warnings)
