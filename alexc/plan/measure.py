@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 # After a run, engines let their threads spin for some milliseconds in wait of the next; by then
 # they sleep.
 _SETTLE_SECONDS = 0.02
-_LOAD_TIMEOUT, _CHECK_TIMEOUT = 600.0, 300.0  # NNCF and torch.compile take a minute on few cores
+LOAD_TIMEOUT, ANSWER_TIMEOUT = 600.0, 300.0  # NNCF and torch.compile take a minute on few cores
 _REASON_CHARACTERS = 200
 
 
@@ -40,7 +40,8 @@ class Pace:
     """How long to measure: rounds for each batch size, and what one turn in a round is.
 
     `profile_runs` are the runs in which engines count what layers take, and `overhead_runs` those
-    that are held against the engine's own call; without `profile_runs` neither is asked for.
+    that are held against the engine's own call; without `profile_runs` neither is asked for. After
+    `most_seconds` for one batch size no further round is begun.
     """
 
     rounds: int = 9
@@ -49,6 +50,7 @@ class Pace:
     most: int = 30
     profile_runs: int = 9
     overhead_runs: int = 31
+    most_seconds: float | None = None
 
 
 @dataclass
@@ -230,7 +232,10 @@ def race(
             for result, process in _running(field):
                 _check(result, process, subject, batch, standard)
             taken: dict[int, list[tuple[float, ...]]] = {id(result): [] for result in results}
+            end = None if pace.most_seconds is None else time.monotonic() + pace.most_seconds
             for number in range(pace.rounds):
+                if number and end is not None and time.monotonic() > end:
+                    break
                 progress(f"batch {batch}: round {number + 1} of {pace.rounds}")
                 for result, process in _running(field):
                     taken[id(result)] += _turn(result, process, batch, pace)
@@ -266,7 +271,7 @@ def _dropping_out(result: Result) -> Iterator[None]:
 
 def _load(result: Result, process: Process) -> None:
     with _dropping_out(result):
-        answer = process.ask("load", _LOAD_TIMEOUT)
+        answer = process.ask("load", LOAD_TIMEOUT)
         result.load_ms = answer["load_ms"]
         result.cold_start_ms = (time.perf_counter() - process.started) * 1e3
 
@@ -278,7 +283,7 @@ def _check(
     file = subject.scratch / "outputs.npz"
     with _dropping_out(result):
         start = time.perf_counter()
-        process.ask("check", _CHECK_TIMEOUT, batch=batch, file=str(file))
+        process.ask("check", ANSWER_TIMEOUT, batch=batch, file=str(file))
         result.prepare_ms = (result.prepare_ms or 0.0) + (time.perf_counter() - start) * 1e3
         with np.load(file) as stored:
             found = standard.hold(dict(stored), batch)
@@ -295,7 +300,7 @@ def _turn(result: Result, process: Process, batch: int, pace: Pace) -> Iterator[
         time.sleep(_SETTLE_SECONDS)
         answer = process.ask(
             "time",
-            _CHECK_TIMEOUT,
+            ANSWER_TIMEOUT,
             batch=batch,
             seconds=pace.seconds,
             fewest=pace.fewest,
@@ -307,11 +312,11 @@ def _turn(result: Result, process: Process, batch: int, pace: Pace) -> Iterator[
 def _look(result: Result, process: Process, batches: Sequence[int], pace: Pace) -> None:
     """Ask for memory and layers. A contestant that fails here keeps its times."""
     with suppress(WorkerFault):
-        result.peak_bytes = process.ask("memory", _CHECK_TIMEOUT)["peak_bytes"]
+        result.peak_bytes = process.ask("memory", ANSWER_TIMEOUT)["peak_bytes"]
         for batch in batches if pace.profile_runs else ():
-            answer = process.ask("profile", _CHECK_TIMEOUT, batch=batch, runs=pace.profile_runs)
+            answer = process.ask("profile", ANSWER_TIMEOUT, batch=batch, runs=pace.profile_runs)
             if answer["nodes"]:
                 result.nodes[batch] = answer["nodes"]
-            answer = process.ask("overhead", _CHECK_TIMEOUT, batch=batch, runs=pace.overhead_runs)
+            answer = process.ask("overhead", ANSWER_TIMEOUT, batch=batch, runs=pace.overhead_runs)
             if answer["whole"]:
                 result.overheads[batch] = compare(answer["bare"], answer["whole"])

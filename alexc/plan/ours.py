@@ -33,8 +33,13 @@ def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:
     return [of_record(folder, record) for record in records]
 
 
-def of_record(folder: Path, record: EngineRecord, note: str = "") -> Contestant:
-    """The contestant that loads what this record names from the bundle in `folder`."""
+def of_record(
+    folder: Path, record: EngineRecord, note: str = "", threads: int | None = None
+) -> Contestant:
+    """The contestant that loads what this record names from the bundle in `folder`.
+
+    `threads` bounds its threads; None leaves that to the race.
+    """
     return Contestant(
         engine=record.engine,
         family="ours",
@@ -46,6 +51,7 @@ def of_record(folder: Path, record: EngineRecord, note: str = "") -> Contestant:
             "precision": record.precision,
             "path": record.path,
             "status": record.status,
+            "threads": threads,
         },
         gpu=ENGINES[record.engine].needs_plan,
         note=note,
@@ -63,6 +69,9 @@ class Bundled(Runner):
 
     def run(self, images: Images) -> Outputs:
         return dict(self._session.run(images))
+
+    def session(self) -> Session:
+        return self._session
 
     def bare(self, images: Images) -> Callable[[], object] | None:
         engine = self._engine
@@ -92,7 +101,7 @@ def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:
     bundle = open_bundle(settings["folder"])
     record = EngineRecord(settings["engine"], settings["precision"], "candidate", settings["path"])
     try:
-        engine = kind(bundle, record, subject.threads)
+        engine = kind(bundle, record, settings["threads"] or subject.threads)
     except EngineUnavailableError as error:
         raise Missing(error.message) from error
     session = Session(bundle, engine, record, "measured")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,39 +94,56 @@ def write_bundle(
         extents = store.write(stage.folder / WEIGHTS, dict(weights))
         for name, graph in graphs.items():
             (stage.folder / name).write_bytes(serialize(to_onnx(graph, extents)))
-        manifest = Manifest(
-            alexc=__version__,
-            name=net.spec.name,
-            inputs_digest="sha256:" + "0" * 64,
-            spec_digest="sha256:" + "0" * 64,
-            graph_digest=net.graph.digest(),
-            input=Input(INPUT, net.graph.input_shape, BatchRange(1, 1, 1024)),
-            outputs=tuple(Output(name, net.graph.shapes[name]) for name in net.graph.outputs),
-            preprocess=None,
-            labels=None,
-            spec=net.spec.to_json(),
-            engines=tuple(engines),
-            versions=tool_versions(),
-            verification=Verification(passed=None, reference="float64 numpy"),
-        )
-        return stage.commit(manifest)
+        return stage.commit(unverified(net, engines))
+
+
+def unverified(net: Net, engines: Sequence[EngineRecord]) -> Manifest:
+    """The manifest of a bundle that is made to be measured, without its files."""
+    return Manifest(
+        alexc=__version__,
+        name=net.spec.name,
+        inputs_digest="sha256:" + "0" * 64,
+        spec_digest="sha256:" + "0" * 64,
+        graph_digest=net.graph.digest(),
+        input=Input(INPUT, net.graph.input_shape, BatchRange(1, 1, 1024)),
+        outputs=tuple(Output(name, net.graph.shapes[name]) for name in net.graph.outputs),
+        preprocess=None,
+        labels=None,
+        spec=net.spec.to_json(),
+        engines=tuple(engines),
+        versions=tool_versions(),
+        verification=Verification(passed=None, reference="float64 numpy"),
+    )
 
 
 def standard(net: Prepared, images: int, seed: int) -> tuple[NDArray[np.float32], Standard]:
     """The images, and the reference's outputs for the distinct ones among them."""
+    distinct = standard_inputs(net.graph, min(images, _DISTINCT_IMAGES), seed)
+    expected = standard_of(net.graph, net.weights, distinct, seed)
+    return distinct[np.arange(images) % len(distinct)], expected
+
+
+def standard_inputs(graph: Graph, images: int, seed: int) -> NDArray[np.float32]:
+    """Images that are measured on where no photographs are given."""
     from alexc.verify.inputs import batch
+
+    return batch(graph.input_shape, images, seed, ("structured", "gaussian"))
+
+
+def standard_of(
+    graph: Graph,
+    weights: Mapping[str, NDArray[np.float32]],
+    images: NDArray[np.float32],
+    seed: int = 0,
+) -> Standard:
+    """The reference's outputs for these images, and how far rounding in fp32 may lie from them."""
     from alexc.verify.reference import expect
 
-    distinct = batch(
-        net.graph.input_shape, min(images, _DISTINCT_IMAGES), seed, ("structured", "gaussian")
+    expected = expect(graph, weights, images, seed=seed)
+    return Standard(
+        {name: expected.values[name] for name in graph.outputs},
+        {name: expected.tolerances[name] for name in graph.outputs},
     )
-    expected = expect(net.graph, net.weights, distinct, seed=seed)
-    outputs = net.graph.outputs
-    standard = Standard(
-        {name: expected.values[name] for name in outputs},
-        {name: expected.tolerances[name] for name in outputs},
-    )
-    return distinct[np.arange(images) % len(distinct)], standard
 
 
 def subject(

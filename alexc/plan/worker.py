@@ -42,9 +42,11 @@ class Worker:
         return {
             "load": self.load,
             "check": self.check,
+            "answer": self.answer,
             "time": self.time,
             "profile": self.profile,
             "overhead": self.overhead,
+            "serve": self.serve,
             "memory": self.memory,
         }
 
@@ -67,6 +69,17 @@ class Worker:
         outputs = {name: np.array(array) for name, array in self._ready.run(images).items()}
         self._first[batch] = outputs
         np.savez(request["file"], **outputs)  # type: ignore[arg-type]
+        return {}
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs for all images of a `.npy` file, `batch` at a time, written to a file."""
+        images, batch = np.load(request["images"], mmap_mode="r"), int(request["batch"])
+        parts: list[Outputs] = []
+        for first in range(0, len(images), batch):
+            found = self._ready.run(np.array(images[first : first + batch]))
+            parts.append({name: np.array(array) for name, array in found.items()})
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        np.savez(request["file"], **whole)  # type: ignore[arg-type]
         return {}
 
     def time(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +125,23 @@ class Worker:
                 if index:
                     taken[name].append(time.perf_counter_ns() - start)
         return taken
+
+    def serve(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What clients of the session get: so many at once, or at so many requests a second."""
+        from alexc.plan.serving_load import DISTINCT_IMAGES, closed_loop, open_loop
+
+        session = self._ready.session()
+        if session is None:
+            raise Missing("it has no session that clients could share")
+        images, seconds = self._images(DISTINCT_IMAGES), float(request["seconds"])
+        batching = bool(request["batching"])
+        if "rate" in request:
+            rate, seed = float(request["rate"]), int(request["seed"])
+            traffic = open_loop(session, images, rate, seconds, batching=batching, seed=seed)
+        else:
+            clients = int(request["clients"])
+            traffic = closed_loop(session, images, clients, seconds, batching=batching)
+        return traffic.to_json()
 
     def memory(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The most memory that the process has had at any time, in bytes."""

@@ -1,0 +1,183 @@
+"""From what was measured to what is chosen, and why everything else lost.
+
+These are functions of the measurements alone: the same give the same plan. Of two that can't be
+told apart the more exact one is chosen, then the one that stands first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import sqrt
+from statistics import median
+
+from alexc.plan.budget import Budget, Error
+from alexc.plan.timing import Times, compare
+from alexc.plan.variant import Variant
+from alexc_runtime.manifest import BatchRange
+
+# What is slower than this in every round is slower outside the noise of a short race.
+_CLEARLY = 1.03
+_FEWEST_ROUNDS = 2
+# A tie gives away this much at most, by the median of its rounds.
+_MOST_GIVEN_AWAY = 0.02
+
+
+@dataclass
+class Tried:
+    """What a search knows of one variant.
+
+    `fault` is why it could not be run or measured on. `dropped` is why the search went on without
+    it. `verified` is None before the cross-check, then its verdict; `rejection` is why it is false.
+    `short` and `final` are times by batch: of the last short race, and of the race of the best.
+    """
+
+    variant: Variant
+    error: Error | None = None
+    fault: str | None = None
+    dropped: str | None = None
+    verified: bool | None = None
+    rejection: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+    short: dict[int, Times] = field(default_factory=dict)
+    final: dict[int, Times] = field(default_factory=dict)
+
+    def usable(self, budget: Budget) -> bool:
+        """Whether it may be chosen, as far as its numbers go."""
+        return (
+            self.fault is None
+            and self.verified is True
+            and self.error is not None
+            and budget.excess(self.error) is None
+        )
+
+
+def racing(tried: Sequence[Tried], batch: int) -> list[Tried]:
+    """Those that have times of a short race for a batch and are still in, the fastest first."""
+    here = [each for each in tried if each.fault is None and batch in each.short]
+    return sorted(here, key=lambda each: (each.short[batch].p50, tried.index(each)))
+
+
+def leaders(tried: Sequence[Tried], batches: Sequence[int], most: int) -> list[Tried]:
+    """At each batch the fastest of a short race and those not clearly slower, at most so many.
+
+    In the order of `tried`. Those that are left out are marked as dropped, and say by how much.
+    """
+    kept: set[int] = set()
+    for batch in batches:
+        here = racing(tried, batch)
+        close = [each for each in here if not _clearly_slower(each, here[0], batch)]
+        kept |= {id(each) for each in close[:most]}
+    for each in tried:
+        if each.fault is None and id(each) not in kept:
+            each.dropped = each.dropped or _behind(each, tried, batches)
+    return [each for each in tried if id(each) in kept]
+
+
+def _clearly_slower(one: Tried, best: Tried, batch: int) -> bool:
+    ratios = _ratios(one.short[batch], best.short[batch])
+    return len(ratios) >= _FEWEST_ROUNDS and min(ratios) > _CLEARLY
+
+
+def _ratios(one: Times, best: Times) -> list[float]:
+    """How many times as long one took as the other, round by round."""
+    return [a / b for a, b in zip(one.medians, best.medians, strict=False)]
+
+
+def _behind(one: Tried, tried: Sequence[Tried], batches: Sequence[int]) -> str:
+    """In words, how much slower it was than the fastest of a short race."""
+    parts = []
+    for batch in batches:
+        if batch in one.short:
+            best = racing(tried, batch)[0]
+            ratio = median(_ratios(one.short[batch], best.short[batch]))
+            if best is not one:
+                parts.append(f"{ratio:.2f} × the time of {best.variant.label} at batch {batch}")
+    return "in a short race " + "; ".join(parts) if parts else "not raced"
+
+
+def choose(tried: Sequence[Tried], budget: Budget, batches: Sequence[int]) -> dict[int, Tried]:
+    """The way that each batch is to be run, of those that may be chosen and were in the last race.
+
+    A batch at which there is none is left out.
+    """
+    chosen = {}
+    for batch in batches:
+        here = [each for each in tried if each.usable(budget) and batch in each.final]
+        if here:
+            best = min(here, key=lambda each: (each.final[batch].p50, tried.index(each)))
+            level = [each for each in here if tied(each, best, batch)]
+            chosen[batch] = min(level, key=lambda each: (_inexactness(each), tried.index(each)))
+    return chosen
+
+
+def tied(one: Tried, best: Tried, batch: int) -> bool:
+    """Whether the two can't be told apart at a batch, or are the same."""
+    if one is best:
+        return True
+    compared = compare(one.final[batch].medians, best.final[batch].medians)
+    return compared.verdict == "tie" and compared.ratio >= 1 - _MOST_GIVEN_AWAY
+
+
+def _inexactness(each: Tried) -> float:
+    """Exact ones are all alike: what is left of them is rounding."""
+    assert each.error is not None
+    return 0.0 if each.error.exact else each.error.rel_l2
+
+
+def ranges(batches: Sequence[int]) -> list[tuple[int, int | None]]:
+    """The sizes that each measured batch stands for: those nearest to it in proportion.
+
+    The first goes down to one image, the last has no end.
+    """
+    ordered = sorted(batches)
+    found: list[tuple[int, int | None]] = []
+    start = 1
+    for batch, following in pairwise(ordered):
+        last = max(int(sqrt(batch * following)), start)
+        found.append((start, last))
+        start = last + 1
+    return [*found, (start, None)]
+
+
+def sizes(batch: BatchRange) -> tuple[int, ...]:
+    """The batch sizes that are measured: the smallest, the usual and the largest, each once."""
+    return tuple(sorted({batch.min, batch.opt, batch.max}))
+
+
+def verdict(one: Tried, tried: Sequence[Tried], chosen: Mapping[int, Tried], budget: Budget) -> str:
+    """In words, why it was chosen, or why it lost."""
+    won = [batch for batch, winner in chosen.items() if winner is one]
+    if won:
+        return "chosen at batch " + ", ".join(map(str, won))
+    if one.fault is not None:
+        return one.fault
+    if one.error is not None and (excess := budget.excess(one.error)) is not None:
+        return f"over the budget: {excess}"
+    if one.verified is False:
+        return f"not verified: {one.rejection}"
+    parts = []
+    for batch, winner in chosen.items():
+        if batch in one.final:
+            parts.append(_lost(one, winner, tried, batch))
+    if parts:
+        return "; ".join(parts)
+    return one.dropped or "not raced to the end"
+
+
+def _lost(one: Tried, winner: Tried, tried: Sequence[Tried], batch: int) -> str:
+    compared = compare(one.final[batch].medians, winner.final[batch].medians)
+    if compared.verdict != "slower":
+        first = tried.index(winner) < tried.index(one)
+        more = (
+            "stands first"
+            if _inexactness(winner) >= _inexactness(one) and first
+            else "is more exact"
+        )
+        return f"tied with {winner.variant.label} at batch {batch}, which {more}"
+    return (
+        f"{1 / compared.ratio:.2f} × the time of {winner.variant.label} at batch {batch} "
+        f"({1 / compared.high:.2f}–{1 / compared.low:.2f})"
+    )

@@ -1,0 +1,261 @@
+"""From made-up measurements to a choice: what is over the budget, what ties, what is said of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from alexc.diagnostics import AlexcError, UsageError
+from alexc.plan.budget import Budget, Error, nearest, parse_budget
+from alexc.plan.choice import Tried, choose, leaders, ranges, sizes, verdict
+from alexc.plan.outcome import nothing_passes, plan_of
+from alexc.plan.timing import Times
+from alexc.plan.variant import PRECISIONS, Variant, combined, narrower
+from alexc_runtime.manifest import BatchRange
+
+EXACT = Error(1e-7, True)
+COARSE = Error(4e-3, False, 0.99)
+LOOSE = parse_budget("1e-2")
+
+
+def times(ms: float, noise: float = 0.0, rounds: int = 9) -> Times:
+    """So many rounds of runs around `ms`; each other round is slower by the noise."""
+    return Times(tuple((ms * (1 + noise * (i % 2)),) * 2 for i in range(rounds)))
+
+
+def tried(
+    engine: str,
+    ms: dict[int, float],
+    precision: str = "fp32",
+    error: Error = EXACT,
+    noise: float = 0.0,
+    **changes: Any,
+) -> Tried:
+    """One that was verified, and took so long in the last race."""
+    found = Tried(Variant(engine, precision), error, verified=True, **changes)
+    found.final = {batch: times(each, noise) for batch, each in ms.items()}
+    return found
+
+
+# ---- budgets -------------------------------------------------------------------------------------
+
+
+def test_what_is_within_a_budget() -> None:
+    assert parse_budget("exact").excess(EXACT) is None
+    assert parse_budget("exact").excess(Error(1e-7, False)) == (
+        "an error of 1.0e-07 is more than rounding in fp32 explains"
+    )
+    assert parse_budget("1e-3").excess(COARSE) == "an error of 4.0e-03, where 0.001 is allowed"
+    assert parse_budget("4e-3").excess(COARSE) is None
+    assert parse_budget("top1:99%").excess(COARSE) is None
+    over = parse_budget("top1:99.5%").excess(COARSE)
+    assert over == (
+        "the reference's first class for 99.00% of the photographs, where 99.50% is asked for"
+    )
+    both = parse_budget("1e-2, top1:99%")
+    assert both == Budget("1e-2,top1:99%", False, 0.01, 0.99)
+    assert both.excess(COARSE) is None
+    assert both.excess(Error(4e-3, False)) == "its agreement with the reference was not measured"
+    # NaN is within nothing.
+    assert parse_budget("0.5").excess(Error(float("nan"), False)) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "0", "1", "-1e-3", "1e-3,1e-2", "top1:0%", "top1:101%", "top1:99", "nan"]
+)
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_budget(text)
+    assert caught.value.diagnostics[0].code == "plan/budget"
+
+
+def test_the_nearest_and_what_would_take_it() -> None:
+    errors = [Error(0.31, False, 0.9), Error(0.0432, False, 0.985), Error(0.05, False, 0.98)]
+    assert nearest(parse_budget("1e-3"), errors) == 1
+    assert nearest(parse_budget("top1:99%"), errors) == 1
+    assert nearest(parse_budget("exact"), []) is None
+    for text in ("1e-3", "top1:99.5%", "1e-3,top1:99.5%", "exact"):
+        budget = parse_budget(text)
+        wider = parse_budget(budget.taking(errors[1]))
+        assert budget.excess(errors[1]) is not None
+        assert wider.excess(errors[1]) is None
+    assert parse_budget("1e-3,top1:99.5%").taking(errors[1]) == "0.044,top1:98.5%"
+
+
+# ---- choosing ------------------------------------------------------------------------------------
+
+
+def test_the_fastest_within_the_budget_is_chosen_at_each_batch() -> None:
+    one = tried("onnxruntime", {1: 9.0, 8: 40.0})
+    two = tried("openvino", {1: 8.0, 8: 50.0})
+    narrow = tried("openvino", {1: 2.0, 8: 20.0}, "bf16", COARSE)
+    every = [one, two, narrow]
+    assert choose(every, LOOSE, (1, 8)) == {1: narrow, 8: narrow}
+    assert choose(every, parse_budget("1e-3"), (1, 8)) == {1: two, 8: one}
+    assert choose(every, parse_budget("1e-3"), (1, 8, 32)) == {1: two, 8: one}
+    # The same measurements in another order of candidates give the same choice.
+    assert choose(every[::-1], LOOSE, (1, 8)) == {1: narrow, 8: narrow}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"verified": False}, {"verified": None}, {"fault": "failed: it died"}]
+)
+def test_what_was_not_verified_or_failed_is_never_chosen(changes: dict[str, Any]) -> None:
+    slow, fast = tried("onnxruntime", {1: 9.0}), tried("openvino", {1: 1.0})
+    for name, value in changes.items():
+        setattr(fast, name, value)
+    assert choose([slow, fast], LOOSE, (1,)) == {1: slow}
+    unknown = tried("openvino", {1: 1.0})
+    unknown.error = None
+    assert choose([slow, unknown], LOOSE, (1,)) == {1: slow}
+
+
+def test_a_tie_goes_to_the_more_exact_then_to_the_first() -> None:
+    exact = tried("onnxruntime", {1: 2.01}, noise=0.03)
+    narrow = tried("openvino", {1: 2.0}, "bf16", COARSE)
+    narrower_still = tried("openvino", {1: 2.0}, "int8", Error(9e-3, False))
+    alike = tried("openvino", {1: 2.01}, noise=0.03)
+    # Every other round the exact one is faster.
+    narrow.final[1] = times(2.02, -0.03)
+    assert choose([narrow, exact], LOOSE, (1,)) == {1: exact}
+    narrow.final[1] = times(2.0)
+    assert choose([narrower_still, narrow], LOOSE, (1,)) == {1: narrow}
+    assert choose([exact, alike], LOOSE, (1,)) == {1: exact}
+    assert choose([alike, exact], LOOSE, (1,)) == {1: alike}
+
+
+def test_a_tie_gives_away_no_more_than_two_percent() -> None:
+    fast = tried("openvino", {1: 2.0}, "bf16", COARSE)
+    # Slower by a tenth in most rounds, and faster in enough of them that it is called a tie.
+    exact = tried("onnxruntime", {1: 2.0})
+    slow, quick = (2.2,), (1.9,)
+    exact.final[1] = Times((slow, quick, slow, quick, slow, slow, quick, slow, slow))
+    assert choose([fast, exact], LOOSE, (1,)) == {1: fast}
+
+
+def test_ranges_between_the_measured_batches() -> None:
+    assert ranges((1, 8, 32)) == [(1, 2), (3, 16), (17, None)]
+    assert ranges((4,)) == [(1, None)]
+    assert ranges((2, 3, 4)) == [(1, 2), (3, 3), (4, None)]
+    assert sizes(BatchRange(1, 8, 32)) == (1, 8, 32)
+    assert sizes(BatchRange(4, 4, 4)) == (4,)
+
+
+def test_a_short_race_leaves_those_that_are_not_clearly_slower() -> None:
+    def short(engine: str, ms: dict[int, float], noise: float = 0.0) -> Tried:
+        found = Tried(Variant(engine))
+        found.short = {batch: times(each, noise, 6) for batch, each in ms.items()}
+        return found
+
+    best = short("onnxruntime", {1: 2.0, 8: 9.0})
+    close = short("openvino", {1: 2.1, 8: 9.9}, -0.06)
+    large = short("tensorrt", {1: 4.0, 8: 8.0})
+    slow = short("tensorrt_rtx", {1: 5.0, 8: 12.0})
+    dead = short("openvino", {1: 1.0, 8: 1.0})
+    dead.fault = "failed: it died"
+    every = [slow, best, close, large, dead]
+    assert leaders(every, (1, 8), 3) == [best, close, large]
+    assert slow.dropped == (
+        "in a short race 2.50 × the time of onnxruntime fp32 at batch 1; "
+        "1.50 × the time of tensorrt fp32 at batch 8"
+    )
+    assert dead.dropped is None
+    assert leaders([slow, best, close], (1,), 1) == [best]
+
+
+# ---- words ---------------------------------------------------------------------------------------
+
+
+def test_why_each_lost_in_words() -> None:
+    won = tried("onnxruntime", {1: 2.0, 8: 9.0})
+    slow = tried("openvino", {1: 4.0, 8: 9.0})
+    coarse = tried("openvino", {}, "bf16", COARSE)
+    wrong = tried("openvino", {}, "int8", Error(1e-7, True))
+    wrong.verified, wrong.rejection = False, "conv1 does not compute what the spec says (local)"
+    gone = Tried(Variant("tensorrt"), fault="not run: there is no GPU")
+    early = Tried(Variant("onnxruntime", forms=("windowed",)), EXACT, dropped="in a short race …")
+    every = [gone, won, slow, coarse, wrong, early]
+    budget = parse_budget("exact")
+    chosen = choose(every, budget, (1, 8))
+    assert chosen == {1: won, 8: won}
+    assert [verdict(each, every, chosen, budget) for each in every] == [
+        "not run: there is no GPU",
+        "chosen at batch 1, 8",
+        (
+            "2.00 × the time of onnxruntime fp32 at batch 1 (2.00–2.00); "
+            "tied with onnxruntime fp32 at batch 8, which stands first"
+        ),
+        "over the budget: an error of 4.0e-03 is more than rounding in fp32 explains",
+        "not verified: conv1 does not compute what the spec says (local)",
+        "in a short race …",
+    ]
+
+
+def test_the_plan_keeps_every_candidate_and_the_files_of_the_usable() -> None:
+    won, other = tried("openvino", {1: 2.0, 8: 9.0}), tried("onnxruntime", {1: 3.0, 8: 9.5})
+    lost = tried("openvino", {1: 1.0}, "int8", Error(0.3, False))
+    every = [other, won, lost]
+    found = plan_of(every, choose(every, LOOSE, (1, 8)), LOOSE, 2, False, 12.3456)
+    assert found.said == "all batches on openvino in fp32"
+    assert found.seconds == 12.35
+    assert [each.path for each in found.candidates] == ["model.onnx", "model.onnx", None]
+    assert [each.usable for each in found.candidates] == [True, True, False]
+    assert [(t.batch, t.ms, t.final) for t in found.candidates[0].times] == [
+        (1, 3.0, True),
+        (8, 9.5, True),
+    ]
+    assert found.ways(1)[1].engine == "onnxruntime"
+
+
+def test_two_choices_become_two_ranges() -> None:
+    small, large = (
+        tried("openvino", {1: 2.0, 8: 9.0, 32: 30.0}),
+        tried("onnxruntime", {1: 3.0, 8: 8.0, 32: 20.0}),
+    )
+    every = [small, large]
+    found = plan_of(every, choose(every, LOOSE, (1, 8, 32)), LOOSE, 2, False, 1.0)
+    assert [(each.min, each.max, each.way.engine) for each in found.choices] == [
+        (1, 2, "openvino"),
+        (3, None, "onnxruntime"),
+    ]
+
+
+def test_nothing_passes_says_what_it_would_take() -> None:
+    coarse = tried("openvino", {1: 1.0}, "bf16", COARSE)
+    gone = Tried(Variant("tensorrt"), fault="not run: there is no GPU")
+    diagnostic = nothing_passes([gone, coarse], parse_budget("1e-3"))
+    assert diagnostic.code == "plan/nothing-passes"
+    assert "the nearest is openvino bf16" in diagnostic.message
+    assert diagnostic.help == "--budget 0.004 takes openvino bf16"
+    assert diagnostic.notes[0] == "tensorrt fp32: not run: there is no GPU"
+    nothing = nothing_passes([gone], LOOSE)
+    assert "no engine could run the net" in nothing.message
+    assert isinstance(AlexcError(nothing), AlexcError)
+
+
+# ---- variants ------------------------------------------------------------------------------------
+
+
+def test_names_of_files() -> None:
+    assert Variant("openvino").path == "model.onnx"
+    assert Variant("openvino", "bf16", ("banded",), 2).path == "model-banded-bf16.onnx"
+    assert Variant("tensorrt_rtx", "tf32").model == "model.onnx"
+    assert Variant("tensorrt_rtx", "tf32").path == "engines/tensorrt_rtx-tf32.plan"
+    assert Variant("openvino", "bf16", ("banded",), 1).label == "openvino bf16, banded, 1 thread"
+
+
+def test_narrower_precisions_are_those_of_the_engine() -> None:
+    both = [Variant("onnxruntime", forms=("banded",)), Variant("openvino")]
+    assert narrower(both, False, PRECISIONS) == [Variant("openvino", "bf16")]
+    found = narrower([*both, both[0]], True, PRECISIONS)
+    assert Variant("onnxruntime", "int8", ("banded",)) in found
+    assert len(found) == len(set(found))
+    assert narrower([Variant("unheard-of")], True, PRECISIONS) == []
+
+
+def test_winners_of_different_kinds_are_combined() -> None:
+    kinds = {"folded": "norm", "pool-first": "order", "banded": "lrn", "windowed": "lrn"}
+    one = [Variant("onnxruntime", forms=(name,)) for name in ("windowed", "banded", "folded")]
+    assert combined(one, kinds) == [Variant("onnxruntime", forms=("folded", "windowed"))]
+    assert combined([*one[:2], Variant("openvino", forms=("folded",))], kinds) == []
