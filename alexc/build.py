@@ -26,7 +26,7 @@ from alexc.diagnostics import AlexcError, Diagnostic, fault, usage_fault
 from alexc.engines.cache import cached_plan
 from alexc.engines.driver import machine
 from alexc.engines.forms import FILES, fastest_form
-from alexc.engines.record import DEFAULT_BATCH
+from alexc.engines.options import DEFAULT_OPTIONS, PlanOptions
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import INPUT, Graph
 from alexc.ops.pixels import Pixels
@@ -41,7 +41,6 @@ from alexc_runtime.manifest import (
     REPORT,
     WEIGHTS,
     BackendRecord,
-    BatchRange,
     EngineRecord,
     Input,
     InputType,
@@ -54,6 +53,7 @@ from alexc_runtime.manifest import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from alexc.engines.tensorrt import Progress as PlanProgress
     from alexc.verify.report import Report
     from alexc_runtime.manifest import Bundle
 
@@ -82,9 +82,10 @@ class Options:
     `seed` counts only where `weights` are not given. `calibrate` are photographs, folders of them,
     or one calibration.json, from which int8 and fp8 take their ranges; with the others they are
     what the accuracy is taken on. Without `targets` everything that is installed is built for, and
-    what is not is left out; a target that is named must succeed. Plans are kept in `plan_cache` and
-    taken from there, if it is given. With the `input` uint8 the model takes pixels and normalises
-    them as the spec's `preprocess` says.
+    what is not is left out; a target that is named must succeed. `plans` is what their builders are
+    told, whose `targets` are those of each target. Plans are kept in `plan_cache` and taken from
+    there, if it is given. With the `input` uint8 the model takes pixels and normalises them as the
+    spec's `preprocess` says.
     """
 
     out: Path
@@ -92,7 +93,7 @@ class Options:
     seed: int = 0
     precision: str = "fp32"
     targets: tuple[Target, ...] = ()
-    batch: BatchRange = DEFAULT_BATCH
+    plans: PlanOptions = DEFAULT_OPTIONS
     calibrate: tuple[Path, ...] = ()
     plan_cache: Path | None = None
     input: InputType = "float32"
@@ -128,8 +129,12 @@ def parse_target(text: str) -> Target:
     return Target(name, listed)
 
 
-def build(net: Net, options: Options, progress: Progress) -> Result:
+def build(
+    net: Net, options: Options, progress: Progress, watch: PlanProgress | None = None
+) -> Result:
     """Make the bundle of `net` at `options.out`, or find that it is there already.
+
+    `progress` is told each step, and `watch` how much of a plan is done.
 
     Raises AlexcError if the weights don't fit, an engine can't be built, or a backend does not
     compute the same function; the place then holds what it held before.
@@ -153,7 +158,8 @@ def build(net: Net, options: Options, progress: Progress) -> Result:
         if model.calibration is not None:
             model.calibration.write(stage.folder / CALIBRATION)
         records = stage.records()
-        plans = _build_plans(options, stage.folder, records, progress)
+        layers = [node.name for node in model.graph.nodes]
+        plans = _build_plans(options, stage.folder, records, layers, progress, watch)
         report = _verify(net.graph, weights, stage.folder / MODEL, model, progress)
         if not report.passed:
             raise AlexcError(_rejection(report))
@@ -212,7 +218,7 @@ def _inputs(net: Net, options: Options) -> dict[str, Any]:
         "input": options.input,
         "calibrate": [digest_of(path) for path in photo_files(options.calibrate)],
         "targets": [asdict(target) for target in options.targets],
-        "batch": asdict(options.batch),
+        "plans": options.plans.to_json(),
         # A GPU that has come makes plans and runs what none could before.
         "machine": machine(),
         "versions": tool_versions(),
@@ -269,15 +275,23 @@ def _pixels(preprocess: Preprocess) -> Pixels:
 
 
 def _build_plans(
-    options: Options, folder: Path, files: Mapping[str, FileRecord], progress: Progress
+    options: Options,
+    folder: Path,
+    files: Mapping[str, FileRecord],
+    layers: Sequence[str],
+    progress: Progress,
+    watch: PlanProgress | None = None,
 ) -> list[EngineRecord]:
     """The plans asked for, or those of every library that is installed.
+
+    What is known of a plan's layers, in terms of `layers`, is written beside it.
 
     A net that TensorRT can't take is a fault only where a plan was asked for by name; elsewhere the
     record says why there is none.
     """
     from alexc.engines.record import not_built
     from alexc.engines.tensorrt import flavours
+    from alexc.engines.tensorrt.layers import described, layers_file
 
     asked = [target for target in options.targets if target.engine in PLAN_ENGINES]
     if not options.targets:
@@ -288,16 +302,23 @@ def _build_plans(
         (folder / ENGINES).mkdir(exist_ok=True)
         progress(f"plan for {target.engine}")
         try:
-            record = cached_plan(
+            plan = cached_plan(
                 options.plan_cache,
                 folder / MODEL,
                 folder / path,
                 {name: files[name].sha256 for name in (MODEL, WEIGHTS)},
                 flavour=target.engine,
                 precision=options.precision,
-                batch=options.batch,
-                targets=target.capabilities,
-            ).record
+                options=replace(options.plans, targets=target.capabilities),
+                progress=watch,
+            )
+            record = plan.record
+            if plan.layers is not None and record.built is not None:
+                shown = described(
+                    plan.layers, target.engine, record.built.library, options.precision, layers
+                )
+                text = json.dumps(shown, ensure_ascii=False, indent=1) + "\n"
+                (folder / layers_file(path)).write_text(text, encoding="utf-8")
         except AlexcError as error:
             # What the engine says of the net; a full disk, say, is a fault wherever it comes.
             if options.targets or not error.diagnostics[0].code.startswith("engine/"):
@@ -406,7 +427,7 @@ def _manifest(
         inputs_digest=key,
         spec_digest=spec_digest(net),
         graph_digest=graph.digest(),
-        input=Input(INPUT, graph.input_shape, options.batch, options.input),
+        input=Input(INPUT, graph.input_shape, options.plans.batch, options.input),
         outputs=tuple(
             Output(name, graph.shapes[name], probabilities and index == 0)
             for index, name in enumerate(graph.outputs)

@@ -25,6 +25,7 @@ from onnx import TensorProto, helper
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.engines import driver, tensorrt
 from alexc.engines import model as onnx_file
+from alexc.engines.options import PlanOptions
 from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, not_built, parse_batch
 from alexc.engines.tensorrt import callbacks
 from alexc.engines.tensorrt.library import Library
@@ -40,7 +41,7 @@ from alexc.ops.structure import Add, Concat, Flatten
 from alexc.spec.model import InitSpec
 from alexc.weights.init import draw
 from alexc.weights.store import write
-from alexc_runtime.manifest import BatchRange, EngineRecord
+from alexc_runtime.manifest import BatchRange, Built, EngineRecord
 
 Array = NDArray[np.float32]
 
@@ -221,14 +222,17 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "gpu_count", lambda: 1)
 
 
-@pytest.mark.usefixtures("rtx", "no_gpu")
+@pytest.mark.usefixtures("no_gpu")
 def test_a_plan_is_built_without_a_gpu(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    rtx: ModuleType, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    plan = tensorrt.build_plan(model, tmp_path / "net.plan", batch=BatchRange(1, 4, 16))
+    plan = tensorrt.build_plan(
+        model, tmp_path / "net.plan", options=PlanOptions((BatchRange(1, 4, 16),))
+    )
     assert BUILT_WITHOUT_GPU == "built, not run: no GPU"
     path = str(tmp_path / "net.plan")
-    assert plan.record == EngineRecord("tensorrt_rtx", "fp32", BUILT_WITHOUT_GPU, path)
+    built = Built(rtx.__version__, profiles=(BatchRange(1, 4, 16),))
+    assert plan.record == EngineRecord("tensorrt_rtx", "fp32", BUILT_WITHOUT_GPU, path, built)
     assert [file.name for file in tmp_path.iterdir()] == ["net.plan"]
     assert (tmp_path / "net.plan").stat().st_size > 1000
     assert capfd.readouterr() == ("", "")
@@ -262,7 +266,10 @@ def test_the_builder_is_told_the_batches_and_to_round_to_tf32_only_where_it_is_a
 
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", Proxy(rtx, Builder=builder))
     plan = tensorrt.build_plan(
-        model, tmp_path / "net.plan", precision=precision, batch=BatchRange(2, 4, 9)
+        model,
+        tmp_path / "net.plan",
+        precision=precision,
+        options=PlanOptions((BatchRange(2, 4, 9),)),
     )
     assert plan.record.precision == precision
     assert made["builder_config"].get_flag(rtx.BuilderFlag.TF32) == (precision == "tf32")
@@ -286,9 +293,21 @@ class Proxy:
 @pytest.mark.usefixtures("rtx")
 def test_a_plan_says_what_it_is_for(model: Path, tmp_path: Path) -> None:
     plain = tensorrt.build_plan(model, tmp_path / "a.plan")
-    some = tensorrt.build_plan(model, tmp_path / "b.plan", targets=["8.9", "SM_120", "sm89"])
-    assert plain.targets == ()
-    assert some.targets == ("sm89", "sm120")
+    some = tensorrt.build_plan(
+        model,
+        tmp_path / "b.plan",
+        options=PlanOptions(
+            targets=(
+                "8.9",
+                "SM_120",
+                "sm89",
+            )
+        ),
+    )
+    assert plain.record.built is not None
+    assert some.record.built is not None
+    assert plain.record.built.targets == ()
+    assert some.record.built.targets == ("8.9", "12.0")
     assert (tmp_path / "a.plan").read_bytes() != (tmp_path / "b.plan").read_bytes()
 
 
@@ -305,7 +324,9 @@ def test_a_target_that_can_not_be_built_for_is_a_usage_error(
     model: Path, tmp_path: Path, targets: list[str], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        tensorrt.build_plan(model, tmp_path / "net.plan", targets=targets)
+        tensorrt.build_plan(
+            model, tmp_path / "net.plan", options=PlanOptions(targets=tuple(targets))
+        )
     assert codes(caught.value) == ["engine/target"]
     assert not list(tmp_path.iterdir())
 
@@ -316,13 +337,22 @@ def test_current_goes_with_no_other_target(
 ) -> None:
     with_gpu(monkeypatch)
     with pytest.raises(UsageError, match="the target current goes with no other"):
-        tensorrt.build_plan(model, tmp_path / "net.plan", targets=["current", "8.9"])
+        tensorrt.build_plan(
+            model,
+            tmp_path / "net.plan",
+            options=PlanOptions(
+                targets=(
+                    "current",
+                    "8.9",
+                )
+            ),
+        )
 
 
 @pytest.mark.usefixtures("rtx")
 def test_what_the_builder_can_not_build_is_told_in_its_words(model: Path, tmp_path: Path) -> None:
     with pytest.raises(AlexcError, match=r"Turing \(SM75\)") as caught:
-        tensorrt.build_plan(model, tmp_path / "net.plan", targets=["7.5"])
+        tensorrt.build_plan(model, tmp_path / "net.plan", options=PlanOptions(targets=("7.5",)))
     assert codes(caught.value) == ["engine/build"]
     assert "CUDA driver" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -350,7 +380,9 @@ def test_no_builder_outlives_its_work_or_is_destroyed_within_another(
 
     kept: list[BaseException] = []
     for call in (
-        lambda: tensorrt.build_plan(model, tmp_path / "net.plan", targets=["7.5"]),
+        lambda: tensorrt.build_plan(
+            model, tmp_path / "net.plan", options=PlanOptions(targets=("7.5",))
+        ),
         lambda: tensorrt.parse(tmp_path / "model.onnx"),
         lambda: tensorrt.build_plan(model, tmp_path / "net.plan", progress=stop),
     ):
@@ -374,7 +406,7 @@ def test_each_error_tells_of_its_own_build_alone(model: Path, tmp_path: Path) ->
     caught = []
     for _ in range(2):
         with pytest.raises(AlexcError, match=r"SM75") as built:
-            tensorrt.build_plan(model, tmp_path / "net.plan", targets=["7.5"])
+            tensorrt.build_plan(model, tmp_path / "net.plan", options=PlanOptions(targets=("7.5",)))
         with pytest.raises(AlexcError, match="Failed to open file") as parsed:
             tensorrt.parse(tmp_path / "model.onnx")
         caught += [built.value, parsed.value]
@@ -513,7 +545,7 @@ def test_the_same_code_serves_tensorrt(
     assert plan.record.path is None
     with_gpu(monkeypatch)
     plan = tensorrt.build_plan(model, tmp_path / "net.plan", flavour="tensorrt")
-    assert plan.record == EngineRecord("tensorrt", "fp32", BUILT, str(tmp_path / "net.plan"))
+    assert (plan.record.status, plan.record.path) == (BUILT, str(tmp_path / "net.plan"))
 
 
 def test_a_library_of_less_ability_builds_a_plan_too(
@@ -539,7 +571,7 @@ def test_a_library_of_less_ability_builds_a_plan_too(
         tensorrt.build_plan(model, tmp_path / "b.plan")
     assert codes(caught.value) == ["file/unwritable"]
     with pytest.raises(UsageError, match="builds for the GPU of this machine alone"):
-        tensorrt.build_plan(model, tmp_path / "c.plan", targets=["8.9"])
+        tensorrt.build_plan(model, tmp_path / "c.plan", options=PlanOptions(targets=("8.9",)))
     assert [file.name for file in tmp_path.iterdir()] == ["a.plan"]
 
 

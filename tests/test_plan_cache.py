@@ -15,10 +15,12 @@ from alexc.diagnostics import fault
 from alexc.engines import cache
 from alexc.engines.cache import cached_plan, default_folder
 from alexc.engines.driver import machine
-from alexc.engines.record import DEFAULT_BATCH, BatchRange, not_built
+from alexc.engines.options import PlanOptions
+from alexc.engines.record import BatchRange, not_built
 from alexc.engines.tensorrt import FLAVOURS, ParsedTensor, Plan
+from alexc.engines.tensorrt.layers import Layer, Layers
 from alexc_runtime.digests import FileRecord
-from alexc_runtime.manifest import EngineRecord
+from alexc_runtime.manifest import Built, EngineRecord
 from tests.command_line import Alexc, alexc
 from tests.test_build import SMALL
 
@@ -44,9 +46,12 @@ class Builder:
     def _build(self, model: Path, plan: Path, **how: Any) -> Plan:
         self.built += 1
         plan.write_bytes(f"plan {self.built} of {model.name}".encode() * 99)
-        record = EngineRecord(how["flavour"], how["precision"], "built, not run", str(plan))
+        options = how["options"]
+        built = Built(self.version, options.targets, options.profiles, options.stripped)
+        record = EngineRecord(how["flavour"], how["precision"], "built, not run", str(plan), built)
         tensors = {"input": ParsedTensor((None, 3, 5, 7), "float32")}
-        return Plan(record, self.version, tuple(how["targets"]), tensors, ("a warning",))
+        layers = Layers("network", (Layer("conv1", "convolution", ("conv1",)),))
+        return Plan(record, tensors, ("a warning",), layers)
 
     def __call__(self, **changes: Any) -> Plan:
         how: dict[str, Any] = {
@@ -56,7 +61,7 @@ class Builder:
             "digests": DIGESTS,
             "flavour": "tensorrt_rtx",
             "precision": "fp16",
-            "batch": DEFAULT_BATCH,
+            "options": PlanOptions(),
         }
         return cached_plan(**(how | changes))
 
@@ -75,8 +80,9 @@ def test_a_plan_is_built_once(builder: Builder, tmp_path: Path) -> None:
     assert again.record.path == str(tmp_path / "other.plan")
     assert (again.record.engine, again.record.precision) == ("tensorrt_rtx", "fp16")
     assert again.record.status.startswith("built, not run")
-    assert (again.library, again.targets) == (first.library, first.targets)
+    assert again.record.built == first.record.built
     assert (again.tensors, again.warnings) == (first.tensors, first.warnings)
+    assert again.layers == first.layers
 
 
 @pytest.mark.parametrize(
@@ -86,10 +92,29 @@ def test_a_plan_is_built_once(builder: Builder, tmp_path: Path) -> None:
         {"digests": {**DIGESTS, "weights.safetensors": "3" * 64}},
         {"flavour": "tensorrt"},
         {"precision": "bf16"},
-        {"batch": BatchRange(1, 8, 33)},
-        {"targets": ("8.9",)},
+        {"options": PlanOptions((BatchRange(1, 8, 33),))},
+        {"options": PlanOptions((BatchRange(1, 8, 32), BatchRange(64, 64, 64)))},
+        {"options": PlanOptions(targets=("8.9",))},
+        {"options": PlanOptions(level=5)},
+        {"options": PlanOptions(workspace=2**30)},
+        {"options": PlanOptions(any_version=True)},
+        {"options": PlanOptions(any_gpu=True)},
+        {"options": PlanOptions(stripped=True)},
     ],
-    ids=["model", "weights", "flavour", "precision", "batch", "targets"],
+    ids=(
+        "model",
+        "weights",
+        "flavour",
+        "precision",
+        "batch",
+        "profiles",
+        "targets",
+        "level",
+        "workspace",
+        "any version",
+        "any gpu",
+        "stripped",
+    ),
 )
 def test_what_a_plan_depends_on_tells_it_apart(builder: Builder, changes: dict[str, Any]) -> None:
     builder()
@@ -97,6 +122,15 @@ def test_what_a_plan_depends_on_tells_it_apart(builder: Builder, changes: dict[s
     assert builder.built == 2
     builder(**changes)
     builder()
+    assert builder.built == 2
+
+
+def test_a_stripped_plan_serves_other_weights(builder: Builder) -> None:
+    stripped = PlanOptions(stripped=True)
+    builder(options=stripped)
+    builder(options=stripped, digests={**DIGESTS, "weights.safetensors": "3" * 64})
+    assert builder.built == 1
+    builder(options=stripped, digests={**DIGESTS, "model.onnx": "3" * 64})
     assert builder.built == 2
 
 
@@ -204,7 +238,7 @@ def test_the_command_says_where_plans_are_kept(
 ) -> None:
     asked: list[Options] = []
 
-    def stop(_: object, options: Options, __: object) -> None:
+    def stop(_: object, options: Options, *__: object) -> None:
         asked.append(options)
         raise fault("test/stop", "far enough")
 
@@ -227,7 +261,7 @@ def test_a_build_takes_its_plan_from_the_cache(builder: Builder, tmp_path: Path)
     plans = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (record,) = _build_plans(options, tmp_path / name, files, lambda _: None)
+        (record,) = _build_plans(options, tmp_path / name, files, ["conv1"], lambda _: None)
         assert (record.precision, record.path) == ("bf16", "engines/tensorrt_rtx-bf16.plan")
         plans.append((tmp_path / name / "engines" / "tensorrt_rtx-bf16.plan").read_bytes())
     assert plans[0] == plans[1]

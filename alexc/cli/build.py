@@ -58,9 +58,50 @@ def build(
         ),
     ] = None,
     batch: Annotated[
-        str,
-        typer.Option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes that plans take."),
-    ] = "1,8,32",
+        list[str] | None,
+        typer.Option(
+            "--batch",
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes that plans take; default: 1,8,32. May be repeated: each is a profile "
+            "with kernels of its own.",
+        ),
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(
+            "--optimization-level",
+            metavar="N",
+            min=0,
+            max=5,
+            help="How long TensorRT looks for faster kernels; default: its own.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        str | None,
+        typer.Option(
+            "--workspace", metavar="SIZE", help="What a layer of a plan may compute in: 2GiB."
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible", help="Make plans that later versions of TensorRT load, too."
+        ),
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible", help="Make plans of TensorRT for any GPU of 8.0 and later."
+        ),
+    ] = False,
+    strip_weights: Annotated[
+        bool,
+        typer.Option(
+            "--strip-weights",
+            help="Leave the weights out of plans; they are put in where the plan is loaded. New "
+            "weights then take no new plan.",
+        ),
+    ] = False,
     input: Annotated[
         Literal["float32", "uint8"],
         typer.Option(
@@ -86,6 +127,7 @@ def build(
     from alexc.build import Options, parse_target
     from alexc.build import build as make
     from alexc.engines.cache import default_folder
+    from alexc.engines.options import PlanOptions, parse_bytes
     from alexc.engines.record import PRECISIONS, parse_batch
 
     if precision not in PRECISIONS:
@@ -95,7 +137,14 @@ def build(
             help=f"it is one of {', '.join(PRECISIONS)}",
         )
     targets = tuple(dict.fromkeys(map(parse_target, target or ())))
-    batches = parse_batch(batch)
+    plans = PlanOptions(
+        tuple(dict.fromkeys(map(parse_batch, batch or ("1,8,32",)))),
+        level=level,
+        workspace=None if workspace is None else parse_bytes(workspace),
+        any_version=version_compatible,
+        any_gpu=hardware_compatible,
+        stripped=strip_weights,
+    )
     net = load_net(spec)
     folder = out or Path("build") / net.spec.name
     if weights is not None and weights.is_dir():
@@ -109,12 +158,12 @@ def build(
             seed,
             precision,
             targets,
-            batches,
+            plans,
             tuple(calibrate or ()),
             default_folder() if plan_cache else None,
             input=input,
         )
-        result = make(net, options, progress)
+        result = make(net, options, progress, progress.part)
     print_diagnostics(net.warnings)
     if json:
         print_json(_as_json(folder, result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -15,6 +15,7 @@ from alexc.diagnostics import Diagnostic, render
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, Task
 
 # More than these are of no help at once; `--json` holds them all.
 _MOST_SHOWN = 50
@@ -53,18 +54,72 @@ def console() -> Console:
     return Console(highlight=False, width=160, no_color=True)
 
 
+class Steps:
+    """What is being done now, told by a call, and how much of it is done, where that is known."""
+
+    def __call__(self, step: str) -> None:
+        """Say what is being done now."""
+
+    def part(self, done: float, what: str) -> None:
+        """Say that a fraction of the step is done, and what of it is being done."""
+
+
+class _Lines(Steps):
+    """Each step is a line; of its parts a file of lines needs to know nothing."""
+
+    def __call__(self, step: str) -> None:
+        print(step, file=sys.stderr, flush=True)
+
+
+class _Bar(Steps):
+    """On a terminal: a spinner and the step, and a bar and the time that is left of it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def __call__(self, step: str) -> None:
+        self._progress.reset(self._task, total=None, description=step)
+
+    def part(self, done: float, what: str) -> None:  # noqa: ARG002  (TensorRT's own words)
+        self._progress.update(self._task, total=1.0, completed=done)
+
+
 @contextmanager
-def steps(enabled: bool) -> Iterator[Callable[[str], None]]:
+def steps(enabled: bool) -> Iterator[Steps]:
     """Progress on stderr: call it with what is being done now.
 
-    On a terminal a spinner shows the step; elsewhere each step is a line.
+    On a terminal a spinner shows the step, and a bar how much of it is done where that is known;
+    elsewhere each step is a line.
     """
-    if enabled and sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status("") as status:
-            yield status.update
-    elif enabled:
-        yield lambda text: print(text, file=sys.stderr, flush=True)
+    if not enabled:
+        yield Steps()
+    elif not sys.stderr.isatty():
+        yield _Lines()
     else:
-        yield lambda _: None
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), _part_done())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield _Bar(progress)
+
+
+def _part_done() -> ProgressColumn:
+    """A bar and about how long it will take yet, or nothing where nothing is known of it."""
+    from rich.progress import ProgressColumn
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    class PartDone(ProgressColumn):
+        def render(self, task: Task) -> Table:
+            row = Table.grid(padding=(0, 1))
+            if task.total is not None:
+                done, elapsed = task.percentage / 100, task.elapsed or 0.0
+                left = ""
+                if 0.05 <= done < 1.0:
+                    left = f"about {max(1, round(elapsed * (1 - done) / done))} s left"
+                row.add_row(ProgressBar(1.0, done, width=24), left)
+            return row
+
+    return PartDone()

@@ -5,8 +5,11 @@
 
 The folder is `~/.cache/alexc` where neither ALEXC_CACHE nor XDG_CACHE_HOME says another; with
 ALEXC_CACHE set to nothing there is no cache. The key covers the model's bytes (so graph, precision
-and shapes), the weights' bytes, the batch range, the targets, TensorRT's flavour and version, and
-the machine's driver and GPUs, by all of which TensorRT chooses its kernels.
+and shapes), the weights' bytes unless the plan is stripped of them, the options of the build,
+TensorRT's flavour and version, and the machine's driver and GPUs, by all of which TensorRT chooses
+its kernels. So a stripped plan serves whatever weights a training gives the net next.
+
+Beside it, in `$ALEXC_CACHE/timing`, are TensorRT's times of kernels (`tensorrt.timing`).
 
 The cache is never needed. An entry that is damaged, half written or gone is built again, and a
 folder that can't be written to is a warning in the log. The least recently used entries make room.
@@ -20,20 +23,22 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from alexc.engines.driver import gpu_count, machine
-from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, BatchRange, EngineRecord
+from alexc.engines.options import PlanOptions
+from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, Built, EngineRecord
 from alexc.engines.tensorrt import ParsedTensor, Plan, Progress, build_plan, flavours
+from alexc.engines.tensorrt.layers import Layers
 
 MOST_BYTES = 8_000_000_000
 
-_PLAN, _DETAILS = "plan", "plan.json"
-_VERSION = 1
+_PLAN, _DETAILS, _TIMING = "plan", "plan.json", "timing"
+_VERSION = 2
 _STAGING = ".staging-"
 
 _log = logging.getLogger(__name__)
@@ -41,22 +46,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """Everything that a plan depends on. `model` and `weights` are SHA-256 of the files."""
+    """Everything that a plan depends on. `model` and `weights` are SHA-256 of the files.
+
+    `weights` is None for a plan that is stripped of them.
+    """
 
     model: str
-    weights: str
+    weights: str | None
     flavour: str
     library: str
     precision: str
-    batch: BatchRange
-    targets: tuple[str, ...]
+    options: PlanOptions
     driver: str | None
     gpus: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `plan.json`."""
-        content = asdict(self)
-        return {**content, "targets": list(self.targets), "gpus": list(self.gpus)}
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
 
     def digest(self) -> str:
         """The name of the entry."""
@@ -85,8 +92,7 @@ def cached_plan(
     *,
     flavour: str,
     precision: str,
-    batch: BatchRange,
-    targets: Sequence[str] = (),
+    options: PlanOptions,
     progress: Progress | None = None,
 ) -> Plan:
     """As `engines.tensorrt.build_plan`, but a plan of the same key is copied from `folder`.
@@ -101,9 +107,8 @@ def cached_plan(
         files = sorted(digests.items())
         model_digest = dict(files)[model.name]
         weights = "|".join(f"{name} {digest}" for name, digest in files if name != model.name)
-        key = PlanKey(
-            model_digest, weights, flavour, version, precision, batch, tuple(targets), driver, gpus
-        )
+        in_plan = None if options.stripped else weights
+        key = PlanKey(model_digest, in_plan, flavour, version, precision, options, driver, gpus)
         if (found := fetch(folder, key, plan)) is not None:
             return found
     built = build_plan(
@@ -111,9 +116,9 @@ def cached_plan(
         plan,
         flavour=flavour,
         precision=precision,
-        batch=batch,
-        targets=targets,
+        options=options,
         progress=progress,
+        timing=None if folder is None else folder.parent / _TIMING,
     )
     if folder is not None and key is not None and built.record.path is not None:
         store(folder, key, plan, built)
@@ -137,14 +142,21 @@ def fetch(folder: Path, key: PlanKey, plan: Path) -> Plan | None:
                 key.precision,
                 BUILT if gpu_count() else BUILT_WITHOUT_GPU,
                 str(plan),
+                Built(
+                    key.library,
+                    tuple(map(str, details["targets"])),
+                    key.options.profiles,
+                    key.options.stripped,
+                    key.options.any_version,
+                    key.options.any_gpu,
+                ),
             ),
-            library=key.library,
-            targets=tuple(map(str, details["targets"])),
             tensors={
                 str(name): ParsedTensor(tuple(shape), str(dtype))
                 for name, (shape, dtype) in details["tensors"].items()
             },
             warnings=tuple(map(str, details["warnings"])),
+            layers=Layers.from_json(details["layers"]) if details["layers"] else None,
         )
         if _copy(entry / _PLAN, plan) != expected:
             raise ValueError("damaged")
@@ -169,11 +181,12 @@ def store(folder: Path, key: PlanKey, plan: Path, built: Plan) -> None:
         details = {
             "key": key.to_json(),
             "sha256": _copy(plan, stage / _PLAN),
-            "targets": list(built.targets),
+            "targets": list(built.record.built.targets) if built.record.built else [],
             "tensors": {
                 name: [list(tensor.shape), tensor.dtype] for name, tensor in built.tensors.items()
             },
             "warnings": list(built.warnings),
+            "layers": built.layers.to_json() if built.layers else None,
         }
         text = json.dumps(details, ensure_ascii=False, indent=1) + "\n"
         (stage / _DETAILS).write_text(text, encoding="utf-8")

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from alexc.diagnostics import AlexcError, Diagnostic, usage_fault
 from alexc.engines import driver
+from alexc.engines.options import DEFAULT_OPTIONS, PlanOptions
 from alexc.engines.record import (
     BUILT,
     BUILT_WITHOUT_GPU,
-    DEFAULT_BATCH,
     PRECISIONS,
+    WITHOUT_PLAN,
     BatchRange,
+    Built,
     EngineRecord,
     not_built,
 )
+from alexc.engines.tensorrt import layers, stripping
 from alexc.engines.tensorrt.callbacks import Progress, monitor, writer
-from alexc.engines.tensorrt.flavours import FLAVOURS
+from alexc.engines.tensorrt.flavours import FLAVOURS, Flavour
 from alexc.engines.tensorrt.guard import undisturbed
+from alexc.engines.tensorrt.layers import Layers
 from alexc.engines.tensorrt.library import Library
 from alexc.engines.tensorrt.network import Network, ParsedTensor
+from alexc.engines.tensorrt.timing import TimingCache
 from alexc.engines.tensorrt.words import reason
 from alexc.files import whole_file
-from alexc_runtime.engines.base import import_obstacle, load
+from alexc_runtime.engines.base import import_obstacle
+
+# Models whose weights stand beside numbers that were made of them.
+_NOT_STRIPPED = {"int8", "fp8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +42,14 @@ class Plan:
     """What came of a build.
 
     `record` goes into the manifest; its path is None if this machine can't build, and its status
-    says why. `library` is the version that built it. `targets` are the compute capabilities asked
-    for, none meaning the library's default. `tensors` are those of the parsed network by name,
-    TensorRT's auxiliary ones among them.
+    says why. `tensors` are those of the parsed network by name, TensorRT's auxiliary ones among
+    them. `layers` is None if nothing was built.
     """
 
     record: EngineRecord
-    library: str | None = None
-    targets: tuple[str, ...] = ()
     tensors: Mapping[str, ParsedTensor] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    layers: Layers | None = None
 
 
 def build_plan(
@@ -50,66 +58,147 @@ def build_plan(
     *,
     flavour: str = "tensorrt_rtx",
     precision: str = "fp32",
-    batch: BatchRange = DEFAULT_BATCH,
-    targets: Sequence[str] = (),
+    options: PlanOptions = DEFAULT_OPTIONS,
     progress: Progress | None = None,
+    timing: Path | None = None,
 ) -> Plan:
     """Build a plan of `model.onnx`, with its weights beside it, into the file `plan`.
 
-    `precision` must be what the model was written for. `targets` are compute capabilities, as
-    `8.9` or `sm89`, or `current`. The plan takes batches of the whole range. It appears whole or
-    not at all, in a folder that must be there.
+    `precision` must be what the model was written for. The plan appears whole or not at all, in a
+    folder that must be there. `timing` is a folder for the times of kernels, which make the next
+    build of TensorRT's quicker.
 
     A library that is not installed, or a GPU that it would need, is no fault: the plan's record
-    says so. Raises UsageError: engine/target, file/missing, file/unwritable. Raises AlexcError:
-    engine/model if the file is no model, engine/parse if TensorRT can't take it (the message names
-    the node), engine/build if it takes it and can't build it.
+    says so. Raises UsageError: engine/target, engine/option if the library has no such plans,
+    file/missing, file/unwritable. Raises AlexcError: engine/model if the file is no model,
+    engine/parse if TensorRT can't take it (the message names the node), engine/build if it takes it
+    and can't build it, engine/strip if its weights can't be told apart.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"{precision} is none of {', '.join(PRECISIONS)}")
     known = FLAVOURS[flavour]
     if obstacle := import_obstacle(flavour, known.package):
         return Plan(not_built(flavour, precision, obstacle))
-    gpus = driver.gpu_count()
-    if not gpus and not known.builds_without_gpu:
+    if why := WITHOUT_PLAN.get(precision):
+        return Plan(not_built(flavour, precision, why))
+    if not driver.gpu_count() and not known.compiles_later:
         why = "no GPU, and this library builds by timing kernels on one"
-        return Plan(not_built(flavour, precision, why), str(load(flavour).__version__))
-    status = BUILT if gpus else BUILT_WITHOUT_GPU
-    record = EngineRecord(flavour, precision, status, str(plan))
-    return _build(model, plan, record, batch, targets, progress)
+        return Plan(not_built(flavour, precision, why))
+    _check_options(known, precision, options)
+    if not (options.stripped and known.compiles_later):
+        return _build(model, plan, flavour, precision, options, progress, timing)
+    try:
+        with tempfile.TemporaryDirectory(dir=plan.parent, prefix=".stripping-") as folder:
+            other = stripping.write_random(model, Path(folder))
+            full = Path(folder) / plan.name
+            built = _build(other, full, flavour, precision, options, progress, timing)
+            content = stripping.stripped(full.read_bytes(), other)
+    except OSError as error:
+        raise usage_fault("file/unwritable", f"{plan}: {error.strerror or error}") from None
+    with whole_file(plan) as file:
+        file.write(content)
+    return replace(built, record=replace(built.record, path=str(plan)))
+
+
+def _check_options(flavour: Flavour, precision: str, options: PlanOptions) -> None:
+    if flavour.compiles_later and options.any_gpu:
+        raise usage_fault(
+            "engine/option",
+            f"{flavour.package} has no plans for any GPU to ask for: all of its are for 8.0 and "
+            "later, unless a target is named",
+            help="leave --hardware-compatible out",
+        )
+    if flavour.compiles_later and options.any_version:
+        raise usage_fault(
+            "engine/option",
+            f"{flavour.package} builds plans for its own version alone: the part that would load "
+            "them elsewhere, libnvinfer_lean, is not in it",
+            help="leave --version-compatible out, or build with tensorrt on a GPU",
+        )
+    if options.stripped and precision in _NOT_STRIPPED:
+        raise AlexcError(
+            Diagnostic(
+                "engine/strip",
+                f"a plan in {precision} can't be stripped: its grids are made of the weights and "
+                "stand in the model, so that other weights take another plan",
+                help="leave --strip-weights out, or build in fp32, tf32, fp16 or bf16",
+            )
+        )
 
 
 @undisturbed()
 def _build(
     model: Path,
     plan: Path,
-    record: EngineRecord,
-    batch: BatchRange,
-    targets: Sequence[str],
+    flavour: str,
+    precision: str,
+    options: PlanOptions,
     progress: Progress | None,
+    timing: Path | None,
 ) -> Plan:
-    owner = Library(record.engine)
-    capabilities = owner.capabilities(targets)
+    owner = Library(flavour)
+    capabilities = owner.capabilities(options.targets)
     network = Network.parsed(owner, model)
-    config = _configuration(owner, record.precision == "tf32", capabilities)
-    _add_profile(owner, config, network, batch)
+    config = _configuration(owner, precision == "tf32", capabilities, options)
+    for batch in options.profiles:
+        _add_profile(owner, config, network, batch)
+    kept = None
+    if timing is not None and not FLAVOURS[flavour].compiles_later:
+        kept = TimingCache(timing, owner, config)
     _write(network, config, plan, model, progress)
+    if kept is not None:
+        kept.keep()
+    gpus = driver.gpu_count()
+    built = Built(
+        owner.version,
+        _targets(owner, capabilities, options),
+        options.profiles,
+        options.stripped,
+        options.any_version,
+        options.any_gpu,
+    )
+    status = BUILT if gpus else BUILT_WITHOUT_GPU
+    of_engine = layers.of_engine(owner.library, owner.logger, plan) if gpus else None
     return Plan(
-        record,
-        library=owner.version,
-        targets=tuple(capability.name.lower() for capability in capabilities),
+        EngineRecord(flavour, precision, status, str(plan), built),
         tensors=network.tensors(),
         warnings=tuple(owner.logger.warnings),
+        layers=of_engine or layers.of_network(network),
     )
 
 
-def _configuration(owner: Library, tf32: bool, capabilities: Sequence[Any]) -> Any:
+def _targets(owner: Library, capabilities: Sequence[Any], options: PlanOptions) -> tuple[str, ...]:
+    """The compute capabilities that the plan is limited to, as `8.9`."""
+    named = [value.name.lower() for value in capabilities]
+    only_here = not owner.flavour.compiles_later and not options.any_gpu
+    if named == ["current"] or (not named and only_here):
+        return tuple(dict.fromkeys(gpu.rpartition(" ")[2] for gpu in driver.machine()[1][:1]))
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in named)
+
+
+def _configuration(
+    owner: Library, tf32: bool, capabilities: Sequence[Any], options: PlanOptions
+) -> Any:
+    library = owner.library
     config = owner.builder.create_builder_config()
-    flag = owner.library.BuilderFlag.TF32
+    flags = library.BuilderFlag
     if tf32:
-        config.set_flag(flag)
+        config.set_flag(flags.TF32)
     else:
-        config.clear_flag(flag)
+        config.clear_flag(flags.TF32)
+    if options.any_version:
+        config.set_flag(flags.VERSION_COMPATIBLE)
+    if options.any_gpu:
+        config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.stripped and not owner.flavour.compiles_later:
+        config.set_flag(flags.STRIP_PLAN)
+        config.set_flag(flags.REFIT)  # with any weights; REFIT_IDENTICAL takes the same ones alone
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.workspace is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace)
+    # The inspector tells of layers what was kept of them.
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):

@@ -11,12 +11,14 @@ from alexc_runtime.engines.base import import_obstacle, load
 class Flavour:
     """One of the two libraries, and whether it can be used here.
 
+    `compiles_later`: it builds without a GPU, and compiles kernels where the plan is loaded; the
+    other times kernels on the GPU that it builds for, and keeps the times for the next build.
     `version` is None, and `obstacle` says why, if it can't be imported.
     """
 
     module: str
     package: str
-    builds_without_gpu: bool
+    compiles_later: bool
     version: str | None = None
     obstacle: str | None = None
 
@@ -24,8 +26,8 @@ class Flavour:
 FLAVOURS = {
     flavour.module: flavour
     for flavour in (
-        Flavour("tensorrt", "tensorrt", builds_without_gpu=False),
-        Flavour("tensorrt_rtx", "tensorrt-rtx", builds_without_gpu=True),
+        Flavour("tensorrt", "tensorrt", compiles_later=False),
+        Flavour("tensorrt_rtx", "tensorrt-rtx", compiles_later=True),
     )
 }
 
@@ -37,6 +39,6 @@ def flavours() -> dict[str, Flavour]:
         obstacle = import_obstacle(flavour.module, flavour.package)
         version = None if obstacle else str(load(flavour.module).__version__)
         found[name] = Flavour(
-            flavour.module, flavour.package, flavour.builds_without_gpu, version, obstacle
+            flavour.module, flavour.package, flavour.compiles_later, version, obstacle
         )
     return found

@@ -20,7 +20,8 @@ class Library:
     def __init__(self, flavour: str) -> None:
         self.library: Any = load(flavour)
         self.version = str(self.library.__version__)
-        self.name = FLAVOURS[flavour].package
+        self.flavour = FLAVOURS[flavour]
+        self.name = self.flavour.package
         self.logger: Any = logger(self.library)
         try:
             self.builder: Any = self.library.Builder(self.logger)

@@ -1,0 +1,158 @@
+"""Taking the weights out of a plan of TensorRT for RTX, without a GPU.
+
+TensorRT's own way, BuilderFlag.STRIP_PLAN and a Refitter where the plan is loaded, needs a GPU with
+TensorRT for RTX 1.7.1 to build already (docs/tensorrt.md has what it says). But such a plan holds
+the weights as they are, in one place each: as the model writes them or with the channels last, in
+the type that the layer computes in. So they can be cut out, and any others put in.
+
+The plan that is stripped is not built from the weights that it is for but from random numbers, all
+different. So each tensor is found in one place only, whatever the real ones are, and no value
+that they happen to have, such as a bias that is all zeros, can change what is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.diagnostics import AlexcError, Diagnostic
+from alexc.engines.model import load as load_model
+from alexc_runtime.stripped import TYPES, Place, as_in_plan, strip
+
+if TYPE_CHECKING:
+    import onnx
+
+# Fewer bytes than this could be found in a plan by chance.
+_LEAST_BYTES = 16
+_SOUGHT_BYTES = 64
+_CHUNK = 1 << 22
+_PADDINGS = (1, 4, 8)  # what the count of input channels may be rounded up to
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor of weights that the model has in a file beside it."""
+
+    name: str
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+def weights_of(model: Path) -> list[Weight]:
+    """The model's weights, largest first."""
+    tensors = load_model(model).graph.initializer
+    found = [_weight(tensor) for tensor in tensors if tensor.external_data]
+    return sorted(found, key=lambda weight: -int(np.prod(weight.shape)))
+
+
+def _weight(tensor: onnx.TensorProto) -> Weight:
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    return Weight(tensor.name, said["location"], int(said.get("offset", 0)), tuple(tensor.dims))
+
+
+def write_random(model: Path, folder: Path, seed: int = 0) -> Path:
+    """The model in another folder, with random weights between -½ and ½. Returns its path."""
+    ends: dict[str, int] = {}
+    for weight in weights_of(model):
+        end = weight.offset + 4 * int(np.prod(weight.shape))
+        ends[weight.file] = max(end, ends.get(weight.file, 0))
+    generator = np.random.default_rng(seed)
+    for name, end in ends.items():
+        with (folder / name).open("wb") as file:
+            for start in range(0, end, 4 * _CHUNK):
+                count = min(_CHUNK, -(-(end - start) // 4))
+                file.write((generator.random(count, np.float32) - np.float32(0.5)).tobytes())
+    (folder / model.name).write_bytes(model.read_bytes())
+    return folder / model.name
+
+
+def stripped(plan: bytes, model: Path) -> bytes:
+    """The plan of a model with random weights, without them.
+
+    Raises AlexcError engine/strip if a tensor is not in the plan as it is.
+    """
+    free = _Free(plan)
+    places: list[Place] = []
+    for weight in weights_of(model):
+        values = _values(model.parent / weight.file, weight)
+        found = next(filter(None, (free.places(weight, values, p) for p in _forms(weight))), None)
+        if not found:
+            raise AlexcError(
+                Diagnostic(
+                    "engine/strip",
+                    f"the plan can't be stripped: it does not hold {weight.name} as it is",
+                    notes=(f"{weight.name} is too small to be told from other bytes",)
+                    if values.nbytes < _LEAST_BYTES
+                    else ("TensorRT has changed it on the way, or made one of it and another",),
+                    help="build it without --strip-weights",
+                )
+            )
+        places += found
+    return strip(plan, places)
+
+
+def _values(file: Path, weight: Weight) -> NDArray[np.float32]:
+    count = int(np.prod(weight.shape))
+    flat: NDArray[Any] = np.memmap(file, "<f4", "r", weight.offset, (count,))
+    return flat.reshape(weight.shape)
+
+
+def _forms(weight: Weight) -> Iterator[Place]:
+    """Every form in which the weight may lie in the plan; the offsets are yet to be found."""
+    shape = weight.shape
+    for type in TYPES:
+        yield Place(weight.name, 0, type, shape)
+        if len(shape) > 2:
+            for multiple in _PADDINGS:
+                channels = -(-shape[1] // multiple) * multiple
+                yield Place(weight.name, 0, type, (shape[0], *shape[2:], channels), True)
+
+
+class _Free:
+    """The parts of a plan in which no weights have been found yet."""
+
+    def __init__(self, plan: bytes) -> None:
+        self._plan = plan
+        self._parts = [(0, len(plan))]
+
+    def places(self, weight: Weight, values: NDArray[np.float32], form: Place) -> list[Place]:
+        """Everywhere that the weight lies in this form; these bytes are free no more."""
+        if form.size < _LEAST_BYTES:
+            return []
+        # Of a large tensor the first few rows are enough to see that it is not there.
+        few = Place(form.name, 0, form.type, (1, *form.shape[1:]), form.channels_last)
+        start = as_in_plan(values[:1], few)[:_SOUGHT_BYTES]
+        sought: bytes | None = None
+        found = []
+        for first, last in self._parts:
+            offset = self._plan.find(start, first, last)
+            while offset >= 0:
+                if sought is None:
+                    sought = as_in_plan(values, form)
+                end = offset + form.size
+                if end <= last and memoryview(self._plan)[offset:end] == sought:
+                    found.append(offset)
+                    offset = self._plan.find(start, end, last)
+                else:
+                    offset = self._plan.find(start, offset + 1, last)
+        for offset in found:
+            self._take(offset, offset + form.size)
+        return [
+            Place(weight.name, offset, form.type, form.shape, form.channels_last)
+            for offset in found
+        ]
+
+    def _take(self, start: int, end: int) -> None:
+        parts = []
+        for first, last in self._parts:
+            if first <= start and end <= last:
+                parts += [(first, start), (end, last)]
+            else:
+                parts.append((first, last))
+        self._parts = [(first, last) for first, last in parts if first < last]
