@@ -24,15 +24,17 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize("takes", ["float32", "uint8"])
 def test_a_trained_net_is_built_and_is_right_as_often_on_every_engine(
-    trained: Path, tmp_path: Path, alexc: Alexc
+    trained: Path, tmp_path: Path, alexc: Alexc, takes: str
 ) -> None:
     of_run = alexc("eval", trained, "--data", DATA, "--json")
     assert of_run.status == 0, of_run.err
     assert of_run.json["images"] == 88
     assert of_run.json["top1"] == json.loads(_last_line(trained))["top1"]
     out = tmp_path / "bundle"
-    built = alexc("build", tmp_path / "small.yaml", "--weights", trained, "--out", out)
+    spec = tmp_path / "small.yaml"
+    built = alexc("build", spec, "--weights", trained, "--out", out, "--input", takes)
     assert built.status == 0, built.err
     last = checkpoint.latest(trained)
     assert last is not None

@@ -65,8 +65,9 @@ class Draw:
 class Pixels:
     """uint8 (n, height, width, channels) → the net's input (n, channels, height, width).
 
-    `shape` is that of the stored images. Raises AlexcError if the net's input can't be cut out of
-    them, or noise of three colours is asked for where there is one.
+    `shape` is that of the stored images. With the `dtype` uint8 pixels stay as they are, for a
+    model that normalises by itself. Raises AlexcError if the net's input can't be cut out of them,
+    or noise of three colours is asked for where there is one.
     """
 
     def __init__(
@@ -93,7 +94,8 @@ class Pixels:
                 help="`preprocess.resize` in the spec enlarges them",
             )
         self.reversed = preprocess is not None and preprocess.channels == "bgr"
-        self.factor, self.offset = _affine(preprocess, channels, dtype, self.device)
+        exact = torch.float32 if dtype == torch.uint8 else dtype
+        self.factor, self.offset = _affine(preprocess, channels, exact, self.device)
         self.colours = None
         if augment.noise is not None:
             if channels != 3:
@@ -153,6 +155,8 @@ class Pixels:
 
     def _scaled(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """(n, h, w, c) as (n, c, h, w) in memory order channels last."""
+        if self.dtype == torch.uint8:
+            return (images.flip(3) if self.reversed else images).permute(0, 3, 1, 2)
         offset = self.offset.expand(len(images), 1, 1, -1)
         if noise is not None and self.colours is not None:
             # Noise is in units of [0, 1] RGB: a shift of 255 · noise in stored pixels.

@@ -59,7 +59,7 @@ def score_bundle(
     with runtime_faults():
         bundle = alexc_runtime.open_bundle(folder)
     net = net_in(bundle.manifest, str(folder))
-    data, pixels = _data_of(net, uri, split)
+    data, pixels = _data_of(net, uri, split, getattr(torch, bundle.manifest.input.dtype))
     names: list[str | None] = [engine]
     if engine == "all":
         names = [name for name, kind in ENGINES.items() if kind.obstacle() is None]
@@ -117,11 +117,14 @@ def _of(session: Session) -> Forward:
     return forward
 
 
-def _data_of(net: Net, uri: str, split: Split) -> tuple[Dataset, Pixels]:
+def _data_of(
+    net: Net, uri: str, split: Split, dtype: torch.dtype = torch.float32
+) -> tuple[Dataset, Pixels]:
     recipe = net.spec.header.train
     size = stored_size(net, recipe.resize if recipe is not None else None)
     data = open_data(uri, split, form_for(net, net.graph, size))
-    return data, Pixels(net.graph, net.spec.header.preprocess, AugmentSpec(), data.shape)
+    preprocess = net.spec.header.preprocess
+    return data, Pixels(net.graph, preprocess, AugmentSpec(), data.shape, dtype=dtype)
 
 
 def _score(forward: Forward, graph: Graph, data: Dataset, pixels: Pixels, views: int) -> Scores:
