@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Gpu:
         self.events: dict[int, Event] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.ready_graphs: dict[int, list[Callable[[], None]]] = {}
+        self._lock = threading.RLock()  # the real functions may be called from many threads
         self._addresses = itertools.count(0x7F00_0000_0000, 1 << 28)
         self._handles = itertools.count(1000)
 
@@ -167,13 +169,14 @@ class Gpu:
                    }.get(name, 0)  # fmt: skip
 
         def call(*arguments: Any) -> tuple[Any, ...]:
-            self.calls.append(name)
-            if name in self.failing:
-                if name == "cudaStreamEndCapture":
-                    self.stream(arguments[0]).recorded = None
-                return (self.failing[name], *[None] * results)
-            found = function(*arguments)
-            return found if isinstance(found, tuple) else (found,)
+            with self._lock:
+                self.calls.append(name)
+                if name in self.failing:
+                    if name == "cudaStreamEndCapture":
+                        self.stream(arguments[0]).recorded = None
+                    return (self.failing[name], *[None] * results)
+                found = function(*arguments)
+                return found if isinstance(found, tuple) else (found,)
 
         return call
 

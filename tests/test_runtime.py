@@ -125,7 +125,8 @@ def test_the_best_engine_at_hand_is_chosen_and_says_why(built: Path) -> None:
         assert opened.why == (
             "onnxruntime: the best engine at hand; verified. Passed over: "
             "tensorrt: the bundle holds no plan for it; "
-            f"tensorrt_rtx: {tensorrt.TensorRTForRTX.obstacle()}"
+            "tensorrt_rtx, onnxruntime_cuda, onnxruntime_tensorrt: "
+            f"{tensorrt.TensorRTForRTX.obstacle()}"
         )
         assert repr(opened) == "<alexc_runtime.Session small on onnxruntime in fp32>"
 
@@ -190,7 +191,10 @@ def test_an_engine_asked_for_serves_or_is_an_error(built: Path) -> None:
     assert caught.value.message == f"tensorrt can't run {built}: the bundle holds no plan for it"
     with pytest.raises(EngineUnavailableError, match="there is no engine 'onnx'") as caught:
         alexc_runtime.open(built, engine="onnx")
-    assert caught.value.help == "the engines are tensorrt, tensorrt_rtx, onnxruntime, openvino"
+    assert caught.value.help == (
+        "the engines are tensorrt, tensorrt_rtx, onnxruntime_cuda, onnxruntime_tensorrt, "
+        "onnxruntime, openvino"
+    )
     with pytest.raises(EngineUnavailableError, match="holds it in fp32, not in fp16"):
         alexc_runtime.open(built, engine="onnxruntime", precision="fp16")
     with pytest.raises(EngineError, match="threads is 1 or more, not 0"):
@@ -249,7 +253,7 @@ def test_without_any_engine_the_error_lists_what_each_lacks(
         alexc_runtime.open(built)
     assert "onnxruntime: the package onnxruntime is not installed" in caught.value.notes
     assert "openvino: the package openvino is not installed" in caught.value.notes
-    assert len(caught.value.notes) == 4
+    assert len(caught.value.notes) == 6
 
 
 def test_openvino_serves_where_onnxruntime_is_not_installed(

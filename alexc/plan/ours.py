@@ -53,7 +53,7 @@ def of_record(
             "status": record.status,
             "threads": threads,
         },
-        gpu=ENGINES[record.engine].needs_plan,
+        gpu=ENGINES[record.engine].on_gpu,
         note=note,
     )
 

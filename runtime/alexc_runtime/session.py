@@ -18,6 +18,7 @@ import numpy as np
 from alexc_runtime.arrays import Borrowed, OnGpu, on_cpu
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
+from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorRT
 from alexc_runtime.engines.openvino import OpenVino
 from alexc_runtime.engines.planned import PlannedEngine
 from alexc_runtime.engines.tensorrt import TensorRT, TensorRTForRTX
@@ -31,9 +32,18 @@ if TYPE_CHECKING:
     from alexc_runtime.engines.base import Array
 
 # In the order in which they are tried. ONNX Runtime comes before OpenVINO because every build
-# verifies it; OpenVINO serves where it is asked for, or alone.
+# verifies it; OpenVINO serves where it is asked for, or alone. On a GPU the provider for CUDA comes
+# before that for TensorRT, which builds a plan for minutes before it first runs.
 ENGINES: dict[str, type[Engine]] = {
-    engine.name: engine for engine in (TensorRT, TensorRTForRTX, OnnxRuntime, OpenVino)
+    engine.name: engine
+    for engine in (
+        TensorRT,
+        TensorRTForRTX,
+        OnnxRuntimeCuda,
+        OnnxRuntimeTensorRT,
+        OnnxRuntime,
+        OpenVino,
+    )
 }
 
 
@@ -57,7 +67,7 @@ class Session:
 
     @property
     def engine(self) -> str:
-        """The engine that runs: `tensorrt`, `tensorrt_rtx`, `onnxruntime` or `openvino`."""
+        """The engine that runs: one of the names in `ENGINES`."""
         return self._record.engine
 
     @property
@@ -378,5 +388,8 @@ def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecor
 
 def _reason(record: EngineRecord, passed_over: Mapping[str, str]) -> str:
     chosen = f"{record.engine}: the best engine at hand; {record.status}"
-    before = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+    names: dict[str, list[str]] = {}
+    for name, reason in passed_over.items():
+        names.setdefault(reason, []).append(name)
+    before = "; ".join(f"{', '.join(those)}: {reason}" for reason, those in names.items())
     return f"{chosen}. Passed over: {before}" if before else chosen

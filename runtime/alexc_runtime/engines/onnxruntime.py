@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 _ERRORS_ONLY = 3  # ONNX Runtime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
 
+# A provider by its name, or with its options.
+Provider = str | tuple[str, dict[str, str]]
+
 
 class OnnxRuntime(Engine):
     """Runs `model.onnx` with the CPU provider alone, whatever GPU the machine has."""
@@ -24,30 +27,44 @@ class OnnxRuntime(Engine):
         return import_obstacle("onnxruntime", "onnxruntime")
 
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
-        onnxruntime: Any = load("onnxruntime")
-        options = onnxruntime.SessionOptions()
+        self._library: Any = load("onnxruntime")
+        options = self._library.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
+        providers = self._providers(bundle, record, options)
         assert record.path is not None
         path = bundle.path(record.path)
         try:
-            # By path: the model refers to weights.safetensors beside it.
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+            # By path: the model refers to weights.safetensors beside it. Without the fallback by
+            # which it would try other providers when one fails.
+            self._session: Any = self._library.InferenceSession(
+                str(path), options, providers=providers, enable_fallback=0
             )
         except Exception as error:
-            message = f"onnxruntime can't load {path}: {first_line(error)}"
+            message = f"{self.name} can't load {path}: {first_line(error)}"
             raise EngineError("engine/load", message) from error
         self._input = bundle.manifest.input.name
         self._outputs = [output.name for output in bundle.manifest.outputs]
+
+    def _providers(
+        self,
+        bundle: Bundle,  # noqa: ARG002
+        record: EngineRecord,  # noqa: ARG002
+        options: Any,  # noqa: ARG002
+    ) -> list[Provider]:
+        """Who is to compute, the best first; `options` are the session's, and may be changed."""
+        return ["CPUExecutionProvider"]
 
     def run(self, batch: Array) -> dict[str, Array]:
         try:
             values = self._session.run(self._outputs, {self._input: batch})
         except Exception as error:
-            raise EngineError("engine/run", f"onnxruntime failed: {first_line(error)}") from error
+            raise self._failure(error) from error
         return dict(zip(self._outputs, values, strict=True))
+
+    def _failure(self, error: Exception) -> EngineError:
+        return EngineError("engine/run", f"{self.name} failed: {first_line(error)}")
 
     def close(self) -> None:
         self._session = None

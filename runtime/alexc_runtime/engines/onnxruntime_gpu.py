@@ -1,0 +1,200 @@
+"""ONNX Runtime on an NVIDIA GPU, by its providers for CUDA and for TensorRT.
+
+Both load `model.onnx` as it is. ONNX Runtime gives to the CPU what a provider can't do, and when
+one can't be started it goes on without; here both are errors, since a session that was to run on a
+GPU and doesn't is ten times as slow and says nothing.
+
+The package is `onnxruntime-gpu`, in place of `onnxruntime`: they are two builds of one module.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from io import StringIO
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc_runtime import user_cache
+from alexc_runtime.arrays import Borrowed, DeviceArray, Holder, OnGpu, borrowed
+from alexc_runtime.engines.base import first_line, import_obstacle, load
+from alexc_runtime.engines.cuda import MODULE, Cuda, no_driver, no_gpu
+from alexc_runtime.engines.onnxruntime import OnnxRuntime, Provider
+from alexc_runtime.errors import BatchError, EngineError
+from alexc_runtime.manifest import WEIGHTS, Bundle, EngineRecord
+
+_DEVICE = 0  # CUDA_VISIBLE_DEVICES says which that is
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """Runs `model.onnx` with the CUDA provider alone."""
+
+    name: ClassVar[str] = "onnxruntime_cuda"
+    on_gpu: ClassVar[bool] = True
+    provider: ClassVar[str] = "CUDAExecutionProvider"
+    # What ONNX Runtime calls the memory in which batches lie.
+    memory: ClassVar[str] = "cuda"
+
+    @classmethod
+    def obstacle(cls) -> str | None:
+        return (
+            no_driver()
+            # Without cuda-python, which only batches on the GPU need, loading will tell.
+            or (None if import_obstacle(MODULE, "cuda-python") else no_gpu())
+            or import_obstacle("onnxruntime", "onnxruntime-gpu")
+            or cls._no_provider()
+        )
+
+    @classmethod
+    def _no_provider(cls) -> str | None:
+        if cls.provider in load("onnxruntime").get_available_providers():
+            return None
+        return (
+            f"the installed onnxruntime has no {cls.provider}; "
+            "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+        )
+
+    def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
+        super().__init__(bundle, record, threads)
+        if self.provider not in self._session.get_providers():
+            self.close()
+            raise EngineError(
+                "engine/load",
+                f"{self.name} can't load {record.path}: the {self.provider} could not be started",
+                help="look whether CUDA and cuDNN are installed in the versions that "
+                "https://onnxruntime.ai/docs/execution-providers wants",
+            )
+        self._shapes = {output.name: output.shape for output in bundle.manifest.outputs}
+        self._type = np.dtype(bundle.manifest.input.dtype)
+        self._ordering = threading.Lock()
+        self._held = ExitStack()
+        self._streams: tuple[Cuda, Any, Any] | None = None
+
+    def _providers(
+        self,
+        bundle: Bundle,  # noqa: ARG002
+        record: EngineRecord,
+        options: Any,
+    ) -> list[Provider]:
+        if hasattr(self._library, "preload_dlls"):
+            # CUDA and cuDNN from NVIDIA's wheels, where there are any; it prints what it lacks.
+            with redirect_stdout(StringIO()):
+                self._library.preload_dlls()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # TF32 is its default, and not what a build calls fp32.
+        tf32 = "1" if record.precision == "tf32" else "0"
+        return [("CUDAExecutionProvider", {"device_id": str(_DEVICE), "use_tf32": tf32})]
+
+    def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
+        """As `run`, by binding the memory of input and outputs; the outputs are there then."""
+        lent = self._ready_input(batch)
+        check(lent)
+        if lent.device not in (None, _DEVICE):
+            raise BatchError(
+                "batch/device",
+                f"the batch lies on GPU {lent.device}, and the engine is on GPU {_DEVICE}",
+                help="copy it there",
+            )
+        kind, images = np.dtype(np.float32), lent.shape[0]
+        outputs = {}
+        try:
+            binding = self._session.io_binding()
+            binding.bind_input(
+                self._input, self.memory, _DEVICE, self._type, lent.shape, lent.address
+            )
+            for name, shape in self._shapes.items():
+                value = self._library.OrtValue.ortvalue_from_shape_and_type(
+                    (images, *shape), kind, self.memory, _DEVICE
+                )
+                binding.bind_ortvalue_output(name, value)
+                outputs[name] = DeviceArray(_Value(value), (images, *shape), kind, _DEVICE)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise self._failure(error) from error
+        return outputs
+
+    def _ready_input(self, batch: OnGpu) -> Borrowed:
+        """The input when its owner has written it: ONNX Runtime's own stream is not told."""
+        if obstacle := import_obstacle(MODULE, "cuda-python"):
+            raise EngineError(
+                "engine/unavailable",
+                f"{self.name} takes no batches on the GPU: {obstacle}",
+                help="pip install cuda-python, or copy the batch to the CPU",
+            )
+        with self._ordering:
+            if self._streams is None:
+                cuda = Cuda(self.name)
+                self._streams = cuda, cuda.stream(self._held), cuda.event(self._held)
+            cuda, stream, event = self._streams
+            lent = borrowed(batch, int(stream))
+            if not lent.ready:
+                cuda.after(cuda.api.cudaStream_t(lent.stream), stream, event)
+            cuda.call(cuda.api.cudaStreamSynchronize, stream)
+        return lent
+
+    def close(self) -> None:
+        super().close()
+        self._streams = None
+        if hasattr(self, "_held"):
+            self._held.close()
+
+
+class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
+    """Runs `model.onnx` with the TensorRT provider, and what that can't do with that for CUDA.
+
+    It builds a plan where it is loaded, which takes from seconds to minutes; the plan is kept in
+    the user's cache. The precision that the model says is allowed to TensorRT in all layers.
+    """
+
+    name: ClassVar[str] = "onnxruntime_tensorrt"
+    provider: ClassVar[str] = "TensorrtExecutionProvider"
+
+    @classmethod
+    def obstacle(cls) -> str | None:
+        # By importing it, TensorRT's libraries get to where ONNX Runtime finds them.
+        return super().obstacle() or import_obstacle("tensorrt", "tensorrt")
+
+    def _providers(self, bundle: Bundle, record: EngineRecord, options: Any) -> list[Provider]:
+        input = bundle.manifest.input
+        self.batch_limits = (input.batch.min, input.batch.max)
+        settings = {"device_id": str(_DEVICE)}
+        for which in ("min", "opt", "max"):
+            shape = (getattr(input.batch, which), *input.shape)
+            settings[f"trt_profile_{which}_shapes"] = f"{input.name}:{'x'.join(map(str, shape))}"
+        if record.precision in ("fp16", "bf16", "int8"):
+            settings[f"trt_{record.precision}_enable"] = "1"
+        if (folder := user_cache.user_cache()) is not None:
+            # It names the files by the model and the GPU, and not by the weights.
+            weights = bundle.manifest.files[WEIGHTS].sha256
+            settings["trt_engine_cache_enable"] = "1"
+            settings["trt_engine_cache_path"] = str(folder / "onnxruntime" / weights)
+        providers = super()._providers(bundle, record, options)
+        return [(self.provider, settings), *providers]
+
+
+class _Value(Holder):
+    """Memory of ONNX Runtime's, which it has written before `run_with_iobinding` returns."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    @property
+    def address(self) -> int:
+        return int(self._value.data_ptr())
+
+    @property
+    def stream(self) -> int | None:
+        return None
+
+    def let_wait(self, stream: int) -> None:
+        """There is nothing to wait for."""
+
+    def copy(self, array: NDArray[Any]) -> None:
+        try:
+            array[...] = self._value.numpy()
+        except Exception as error:
+            message = f"ONNX Runtime can't copy an output: {first_line(error)}"
+            raise EngineError("engine/run", message) from error
