@@ -86,7 +86,6 @@ class TensorRT(Engine):
         record: EngineRecord,
         threads: int | None,  # noqa: ARG002  (it bounds threads of the CPU)
     ) -> None:
-        assert record.path is not None
         manifest = bundle.manifest
         self._input = Tensor(
             manifest.input.name, manifest.input.shape, np.dtype(manifest.input.dtype)
@@ -105,7 +104,7 @@ class TensorRT(Engine):
                 load(self.name),
                 self._cuda,
                 bundle,
-                bundle.path(record.path),
+                record,
                 (self._input, *self._outputs),
                 self._compute,
                 held,

@@ -15,18 +15,17 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc_runtime import user_cache, weights
+from alexc_runtime import stripped, user_cache, weights
 from alexc_runtime.engines.base import first_line
 from alexc_runtime.engines.cuda import Cuda, capability, driver_version
 from alexc_runtime.engines.slot import Tensor
 from alexc_runtime.errors import EngineError
-from alexc_runtime.manifest import WEIGHTS, Bundle, format_shape
+from alexc_runtime.manifest import WEIGHTS, Bundle, EngineRecord, format_shape
 
 _log = logging.getLogger("alexc_runtime")
 
@@ -64,25 +63,26 @@ class Plan:
         library: Any,
         cuda: Cuda,
         bundle: Bundle,
-        path: Path,
+        record: EngineRecord,
         tensors: tuple[Tensor, ...],
         stream: Any,
         held: ExitStack,
     ) -> None:
         self._library = library
         self._cuda = cuda
-        self._path = path
+        assert record.path is not None
+        self._path = bundle.path(record.path)
         self._stream = stream
         self._input, *self._outputs = tensors
         self.log = log(library)
-        try:
-            plan = path.read_bytes()
-        except OSError as error:
-            raise self.refusal(error.strerror or str(error)) from error
+        plan = self._read(bundle)
         # TensorRT asks that a runtime outlives its engines, and an engine its contexts.
         runtime = library.Runtime(self.log)
         held.callback(setattr, self, "_runtime", None)
         self._runtime: Any = runtime
+        if record.built is not None and record.built.any_version:
+            # Such a plan brings the code that loads it.
+            runtime.engine_host_code_allowed = True
         self._check_validity(plan)
         self._engine: Any = runtime.deserialize_cuda_engine(plan)
         held.callback(setattr, self, "_engine", None)
@@ -137,7 +137,20 @@ class Plan:
 
     # ---- loading ---------------------------------------------------------------------------------
 
-    def _check_validity(self, plan: bytes) -> None:
+    def _read(self, bundle: Bundle) -> bytes | bytearray:
+        """The plan, with the bundle's weights in it."""
+        try:
+            plan = self._path.read_bytes()
+        except OSError as error:
+            raise self.refusal(error.strerror or str(error)) from error
+        if not stripped.is_stripped(plan):
+            return plan
+        try:
+            return stripped.whole(plan, weights.read(bundle.path(WEIGHTS)))
+        except EngineError as error:
+            raise self.refusal(str(error)) from None
+
+    def _check_validity(self, plan: bytes | bytearray) -> None:
         """Ask TensorRT for RTX what it makes of the plan, by its first bytes."""
         ask = getattr(self._runtime, "get_engine_validity", None)
         if ask is None:
@@ -235,7 +248,7 @@ class _Kernels:
     The cache is a file in the user's cache folder, for this plan, library, driver and kind of GPU.
     """
 
-    def __init__(self, engine: Any, cuda: Cuda, library: Any, plan: bytes) -> None:
+    def __init__(self, engine: Any, cuda: Cuda, library: Any, plan: bytes | bytearray) -> None:
         self._engine = engine
         self._library = library
         self._file = self._cache = self._config = None
@@ -301,8 +314,7 @@ def _compiles(library: Any) -> bool:
 def _in_type(array: NDArray[Any], type: str) -> NDArray[Any]:
     """Numbers in a type of TensorRT's, by its name, rounded to the nearest."""
     if type == "BF16":
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return stripped.bfloat16_bits(array)
     kinds = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32}
     with np.errstate(over="ignore"):  # too large is infinite, as in ONNX's Cast
         return np.ascontiguousarray(array, kinds.get(type, array.dtype))
