@@ -125,9 +125,27 @@ def test_weights_that_stay_in_the_cache_cost_no_reading() -> None:
 
 @pytest.mark.slow
 def test_the_rates_are_those_of_a_machine() -> None:
-    found = rates.measure(1)
+    with rates.Rates(1) as measured:
+        measured.turn()
+        measured.turn()
+        found = measured.medians()
     assert found.keys() >= {"read", "fp32", "bf16"}
     assert all(1e8 < rate < 1e14 for rate in found.values())
+
+
+def test_a_rate_is_the_median_of_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import itertools, json, sys\n"
+        "for turn, _ in zip(itertools.count(1), sys.stdin):\n"
+        "    print(json.dumps({'read': 10.0 * turn}) if turn < 4 else '', flush=True)\n"
+        "    if turn == 4: sys.exit(1)\n"
+    )
+    monkeypatch.setattr(rates, "PROGRAM", ("-c", program))
+    with rates.Rates(None) as measured:
+        assert measured.medians() == {}
+        for _ in range(5):  # in the fourth it dies
+            measured.turn()
+        assert measured.medians() == {"read": 20.0}
 
 
 def test_what_a_machine_is() -> None:

@@ -218,8 +218,12 @@ def race(
     standard: Standard,
     pace: Pace,
     progress: Progress,
+    between: Callable[[], None] | None = None,
 ) -> list[Result]:
-    """Measure all contestants, and give one result for each, in their order."""
+    """Measure all contestants, and give one result for each, in their order.
+
+    `between` is called before each round, for what else is to be measured at the same time.
+    """
     results = [Result(contestant) for contestant in contestants]
     with ExitStack() as stack:
         field: list[tuple[Result, Process]] = []
@@ -237,6 +241,9 @@ def race(
                 if number and end is not None and time.monotonic() > end:
                     break
                 progress(f"batch {batch}: round {number + 1} of {pace.rounds}")
+                if between is not None:
+                    time.sleep(_SETTLE_SECONDS)
+                    between()
                 for result, process in _running(field):
                     taken[id(result)] += _turn(result, process, batch, pace)
             for result, _ in _running(field):

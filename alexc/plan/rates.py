@@ -2,44 +2,105 @@
 
     python -m alexc.plan.rates [THREADS]
 
-prints the rates as JSON. Each is the best of several attempts by the fastest kernel at hand, since
-what is wanted is the most that the machine can do: which library has that kernel differs from one
-processor to another.
+answers each line on its input with the rates as JSON: a turn. Within a turn the best of several
+attempts counts, by the fastest kernel at hand, since what is wanted is the most that the machine
+can do: which library has that kernel differs from one processor to another. Turns are taken between
+those of the engines, and the median of them is what engines are held to. Memory that other guests
+of the same host read as well is half as fast in one minute as in the next, and a limit that was
+measured in another minute than the engine says nothing of it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-_TRIAL_SECONDS, _ATTEMPT_SECONDS = 0.1, 0.6
+_TRIAL_SECONDS, _TURN_SECONDS = 0.1, 0.08
 _ORDER = 2048  # of the matrices: operands and product stay in the caches, 2048³ products
 _MEMORY_BYTES = 512 << 20  # many times the caches
 
 Call = Callable[[], object]
 
+PROGRAM: tuple[str, ...] = ("-m", "alexc.plan.rates")
 
-def measure(threads: int | None) -> dict[str, float]:
-    """`read` in bytes a second, and by precision multiply–accumulates a second."""
+
+class Rates:
+    """The rates of this machine, a turn at a time, from a process of its own.
+
+    Use it as a context manager. Where that process can't be started or dies there are no rates.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        words = [] if threads is None else [str(threads)]
+        # numpy's products take their number of threads from here.
+        bound = {} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)}
+        self._turns: list[dict[str, float]] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", *PROGRAM, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | bound,
+        )
+
+    def turn(self) -> None:
+        """Measure once."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError, ValueError):  # it has died, or said no JSON
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+            self._turns.append(json.loads(self._process.stdout.readline()))
+
+    def medians(self) -> dict[str, float]:
+        """`read` in bytes a second, and by precision multiply–accumulates a second."""
+        names = self._turns[0] if self._turns else ()
+        return {name: statistics.median(turn[name] for turn in self._turns) for name in names}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def kernels(threads: int | None) -> dict[str, tuple[float, Call]]:
+    """By rate: how much one call of the fastest kernel reads or multiplies, and the kernel."""
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    rates = {"read": _MEMORY_BYTES / _shortest(_readers(torch))}
-    kernels = {
+    candidates = {
+        "read": _readers(torch),
         "fp32": _fp32_products(torch, threads),
         "bf16": _bf16_products(torch),
         "int8": _int8_products(torch, threads),
     }
-    for precision, candidates in kernels.items():
-        seconds = _shortest(candidates)
-        if seconds < float("inf"):
-            rates[precision] = _ORDER**3 / seconds
-    return rates
+    found: dict[str, tuple[float, Call]] = {}
+    for name, calls in candidates.items():
+        if (fastest := _fastest_of(calls)) is not None:
+            found[name] = (_MEMORY_BYTES if name == "read" else _ORDER**3, fastest)
+    return found
+
+
+def turn(found: Mapping[str, tuple[float, Call]]) -> dict[str, float]:
+    """The rate of each kernel now."""
+    return {name: work / _fastest(call, _TURN_SECONDS) for name, (work, call) in found.items()}
 
 
 def _readers(torch: Any) -> list[Call]:
@@ -104,18 +165,13 @@ def _onnxruntime_products(op_type: str, a: Any, b: Any, threads: int | None) -> 
     return [lambda: session.run(None, {"a": a})]
 
 
-def _shortest(candidates: Sequence[Call]) -> float:
-    """Seconds of the fastest call of the fastest candidate; infinite if none works."""
+def _fastest_of(candidates: Sequence[Call]) -> Call | None:
+    """The fastest candidate; None if none works."""
     found = []
     for candidate in candidates:
-        try:
+        with suppress(RuntimeError):  # a build of PyTorch without the kernel
             found.append((_fastest(candidate, _TRIAL_SECONDS), candidate))
-        except RuntimeError:  # a build of PyTorch without the kernel
-            continue
-    if not found:
-        return float("inf")
-    seconds, best = min(found, key=lambda pair: pair[0])
-    return min(seconds, _fastest(best, _ATTEMPT_SECONDS))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _fastest(call: Call, seconds: float) -> float:
@@ -132,5 +188,13 @@ def _fastest(call: Call, seconds: float) -> float:
     return best
 
 
+def main() -> None:
+    """Answer until the input ends."""
+    found = kernels(int(sys.argv[1]) if len(sys.argv) > 1 else None)
+    for _ in sys.stdin:
+        sys.stdout.write(json.dumps(turn(found)) + "\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else None)))  # noqa: T201
+    main()
