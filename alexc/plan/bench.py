@@ -5,11 +5,7 @@ What comes of it is JSON; tables, Markdown and plots are made of that and of not
 
 from __future__ import annotations
 
-import json
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Sequence
@@ -25,6 +21,7 @@ from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import Pace, Progress, Result, race, run_alone
 from alexc.plan.peers import NEED_EXPORT, PEERS
 from alexc.plan.prepare import Prepared, prepared, standard, subject
+from alexc.plan.rates import Rates
 from alexc.plan.result import result, rounded
 from alexc_runtime.manifest import WEIGHTS, Manifest, open_bundle
 from alexc_runtime.session import ENGINES
@@ -96,12 +93,16 @@ def measure(
     images, expected = standard(net, max(options.batches), options.seed)
     files = subject(net, scratch, images, options.threads)
     before = machine.describe()
-    progress("measuring the machine")
-    rates = [_rates(options.threads)]
     peers = _peers(options)
     exported = _export(peers, files, progress)
     wall, busy, own_cpu = time.monotonic(), machine.busy_seconds(), _children_seconds()
-    results = race([*own, *peers], files, options.batches, expected, options.pace, progress)
+    contestants = [*own, *peers]
+    with Rates(options.threads) as rates:
+        progress("measuring the machine")
+        rates.turn()  # it must have loaded before others are timed
+        results = race(
+            contestants, files, options.batches, expected, options.pace, progress, rates.turn
+        )
     wall, own_cpu = time.monotonic() - wall, _children_seconds() - own_cpu
     others = None
     if busy is not None and (after := machine.busy_seconds()) is not None:
@@ -111,9 +112,7 @@ def measure(
             each.prepare_ms = exported.load_ms
             if exported.fault is not None:
                 each.fault, each.missing = exported.fault, exported.missing
-    rates.append(_rates(options.threads))
-    best = {name: max(each.get(name, 0.0) for each in rates) for name in rates[0]}
-    found = result(net.graph, options.batches, results, best, before)
+    found = result(net.graph, options.batches, results, rates.medians(), before)
     found["machine"] |= {
         "threads": options.threads or "each engine's default",
         "others_share": rounded(others),
@@ -165,23 +164,6 @@ def _export(peers: Sequence[Contestant], subject: Subject, progress: Progress) -
     progress("exporting the net with torch.onnx for the peers")
     export = Contestant("torch.onnx.export", "peer", "fp32", "alexc.plan.peers:export")
     return run_alone(export, subject)
-
-
-def _rates(threads: int | None) -> dict[str, float]:
-    """From a process of its own; none if that fails, and then there is no limit."""
-    words = [] if threads is None else [str(threads)]
-    # numpy's products take their number of threads from here.
-    bound = {} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)}
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "alexc.plan.rates", *words],
-        capture_output=True,
-        text=True,
-        env=os.environ | bound,
-    )
-    if ran.returncode:
-        return {}
-    rates: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return rates
 
 
 def _children_seconds() -> float:
