@@ -25,10 +25,21 @@ from alexc.bundle import staged
 from alexc_runtime import BatchError, EngineError, EngineUnavailableError
 from alexc_runtime.engines import cuda, launches, tensorrt, tensorrt_plan
 from alexc_runtime.manifest import MODEL, Built, EngineRecord, Input
+from alexc_runtime.stripped import Place, strip
 from tests import cuda_double, tensorrt_double
 from tests.cuda_double import Gpu, Status
 from tests.gpu_machine import Machine, gpu_machine
-from tests.small_bundle import IMAGE, MANIFEST, PLAN, Array, expected, fill, images, make
+from tests.small_bundle import (
+    IMAGE,
+    MANIFEST,
+    PLAN,
+    Array,
+    expected,
+    fill,
+    images,
+    make,
+    weights,
+)
 from tests.tensorrt_double import Behaviour, DataType, EngineInvalidityDiagnostics
 
 
@@ -472,6 +483,18 @@ def test_one_class_serves_both_libraries(tmp_path: Path, machine: Machine) -> No
 def test_a_plan_without_weights_gets_those_of_the_bundle(built: Path, machine: Machine) -> None:
     machine.does.stripped = True
     with machine.open(built) as opened:
+        agree(opened.run(images(3)), images(3))
+
+
+def test_weights_are_put_into_a_stripped_plan(tmp_path: Path, machine: Machine) -> None:
+    kernel = weights()["conv.weight"]
+    machine.does.plan = b"before" + kernel.tobytes() + b"after"
+    place = Place("conv.weight", len(b"before"), "float32", kernel.shape)
+    with staged(tmp_path / "small") as stage:
+        fill(stage.folder)
+        (stage.folder / PLAN).write_bytes(strip(machine.does.plan, [place]))
+        stage.commit(MANIFEST)
+    with machine.open(tmp_path / "small") as opened:
         agree(opened.run(images(3)), images(3))
 
 

@@ -190,6 +190,10 @@ def _configuration(
         config.set_flag(flags.VERSION_COMPATIBLE)
     if options.any_gpu:
         config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
+    if "REQUIRE_USER_ALLOCATION" in flags.__members__:
+        # Of TensorRT for RTX: without it the plan takes memory while it runs, and a CUDA graph,
+        # which the runtime runs plans in, can't hold that.
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     if options.stripped and not owner.flavour.compiles_later:
         config.set_flag(flags.STRIP_PLAN)
         config.set_flag(flags.REFIT)  # with any weights; REFIT_IDENTICAL takes the same ones alone
