@@ -21,6 +21,7 @@ from alexc.ops import GRAPH_OPS
 from alexc.verify.answers import Answer, Layers, Whole
 from alexc.verify.backends.base import Counterparts, Subject, Tensor, Trial
 from alexc.weights import store
+from alexc_runtime.manifest import BatchRange, Built, EngineRecord
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Exchange:
             "weights": str(weights_file.absolute()),
             "model": str(subject.model.absolute()) if subject.model else None,
             "foreign": asdict(subject.foreign) if subject.foreign else None,
+            "plans": {name: asdict(record) for name, record in subject.plans.items()},
         }
         self._write("subject", message)
 
@@ -48,7 +50,9 @@ class Exchange:
         weights = _mapped(Path(message["weights"]), graph)
         model = Path(message["model"]) if message["model"] else None
         foreign = Counterparts(**message["foreign"]) if message["foreign"] else None
-        return Subject(graph, weights, model, _graph_from_json(message["written"]), foreign)
+        written = _graph_from_json(message["written"])
+        plans = {name: _record(record) for name, record in message["plans"].items()}
+        return Subject(graph, weights, model, written, foreign, plans)
 
     # ---- what is asked -----------------------------------------------------------------------
 
@@ -199,6 +203,14 @@ def _graph_from_json(message: Mapping[str, Any]) -> Graph:
         {name: _grid(grid) for name, grid in message.get("quantized", {}).items()},
         message.get("forms"),
     )
+
+
+def _record(message: Mapping[str, Any]) -> EngineRecord:
+    built = message["built"]
+    if built is not None:
+        profiles = tuple(BatchRange(**profile) for profile in built["profiles"])
+        built = Built(**{**built, "targets": tuple(built["targets"]), "profiles": profiles})
+    return EngineRecord(**{**message, "built": built})
 
 
 def _grid(message: Mapping[str, Any]) -> Quantization:

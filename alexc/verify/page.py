@@ -48,6 +48,7 @@ def page(report: Report, title: str) -> str:
             f"<title>{escape(title)}: verification</title>\n<style>{_STYLE}</style>\n</head>\n",
             f"<body>\n<h1>{escape(title)}: {verdict}</h1>\n",
             f'<p class="faint">Held against the reference: {escape(report.reference)}.</p>\n',
+            _inputs(report),
             _first_divergence(report),
             _backends(report),
             _accuracy(report),
@@ -57,6 +58,12 @@ def page(report: Report, title: str) -> str:
             "</body>\n</html>\n",
         )
     )
+
+
+def _inputs(report: Report) -> str:
+    if report.inputs is None:
+        return ""
+    return f'<p class="faint">Given: {escape(str(report.inputs))}.</p>\n'
 
 
 def _first_divergence(report: Report) -> str:

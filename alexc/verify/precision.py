@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import Graph
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,18 @@ PRECISIONS = {precision.name: precision for precision in (FP32, TF32, FP16, BF16
 _NARROW: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
-def of_layers(graph: Graph) -> dict[str, Precision]:
-    """How each layer of a graph rounds. A quantized one sums in fp32 what is on its grid."""
-    return {node.name: PRECISIONS[graph.precision_of(node.name)] for node in graph.nodes}
+def of_layers(graph: Graph, *, tf32: bool = False) -> dict[str, Precision]:
+    """How each layer of a graph rounds. A quantized one sums in fp32 what is on its grid.
+
+    With `tf32` the products of convolutions and linear layers in fp32 are of factors in TF32.
+    """
+    found = {node.name: PRECISIONS[graph.precision_of(node.name)] for node in graph.nodes}
+    if tf32:
+        for node in graph.nodes:
+            plain = found[node.name] is FP32 and node.name not in graph.quantized
+            if plain and isinstance(node.op, Conv | Linear):
+                found[node.name] = TF32
+    return found
 
 
 def as_kept(values: NDArray[np.float32], graph: Graph, tensor: str) -> NDArray[np.float32]:

@@ -130,6 +130,43 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the backends were given, so that it can be given again.
+
+    `kinds` are those of synthetic images, in order, drawn from `seed`; `photographs` SHA-256 of the
+    files that images were read from. `digest` is SHA-256 of the batch itself, float32 as the model
+    takes it. `batches` are the sizes that the shipped outputs were computed for: images repeat.
+    """
+
+    images: int
+    seed: int
+    kinds: Sequence[str]
+    photographs: Sequence[str]
+    digest: str
+    batches: Sequence[int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "seed": self.seed,
+            "kinds": list(self.kinds),
+            "photographs": list(self.photographs),
+            "digest": self.digest,
+            "batches": list(self.batches),
+        }
+
+    def __str__(self) -> str:
+        number = "one image" if self.images == 1 else f"{self.images} images"
+        if self.kinds:
+            what = f"{number} drawn from seed {self.seed} ({', '.join(self.kinds)})"
+        elif self.photographs:
+            what = number.replace("image", "photograph")
+        else:
+            what = f"{number} as given"
+        return f"{what}; outputs in batches of {', '.join(map(str, self.batches))}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything that a verification found. `passed` only if something ran and all of it passed."""
 
@@ -140,12 +177,14 @@ class Report:
     first_divergence: Divergence | None
     accuracy: Sequence[Accuracy] = field(default=())
     notes: Sequence[str] = field(default=())
+    inputs: Inputs | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `alexc verify --json` prints and `verify.json` holds."""
         return {
             "passed": self.passed,
             "reference": self.reference,
+            "inputs": self.inputs.to_json() if self.inputs else None,
             "backends": [result.to_json() for result in self.backends],
             "layers": [row.to_json() for row in self.rows],
             "first_divergence": self.first_divergence.to_json() if self.first_divergence else None,

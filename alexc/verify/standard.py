@@ -14,7 +14,7 @@ from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
 from alexc.verify.backends.base import Trial
 from alexc.verify.grid import off_ties, weight_steps
-from alexc.verify.precision import as_kept, of_layers
+from alexc.verify.precision import Precision, as_kept, of_layers
 from alexc.verify.reference import Expectation, expect, layer_alone, local_weights
 from alexc.verify.report import Check
 
@@ -25,9 +25,10 @@ _IMAGES_ALONE = 2
 class Trials:
     """One layer after the other: what it is given, and what must come out."""
 
-    def __init__(self, check: Check, graph: Graph) -> None:
+    def __init__(self, check: Check, graph: Graph, precisions: Mapping[str, Precision]) -> None:
         self.check: Check = check
         self.graph = graph
+        self.precisions = precisions
         self.trials: dict[str, Trial] = {}
         self.values: dict[str, tuple[Array, Array, Array]] = {}
 
@@ -45,7 +46,7 @@ class Trials:
             steps = weight_steps(grid, weights["weight"])
             weights["weight"] = off_ties(weights["weight"], steps, grid.format)
         self.trials[name] = Trial(trial.node, inputs, weights)
-        precision = of_layers(self.graph)[name]
+        precision = self.precisions[name]
         self.values[name] = layer_alone(trial.node, inputs, weights, precision, grid)
 
 
@@ -60,25 +61,30 @@ class Standard:
         seed: int,
         *,
         own_weights: bool = False,
+        tf32: bool = False,
     ) -> None:
-        """With `own_weights` only the inputs of layers alone provoke, not their weights."""
+        """With `own_weights` only the inputs of layers alone provoke, not their weights; with
+        `tf32` the factors of float32 products may be rounded to TF32."""
         self.graph = graph
         self.images = images
-        self.precisions = of_layers(graph)
+        self.precisions = of_layers(graph, tf32=tf32)
         self.expected: Expectation = expect(graph, weights, images, self.precisions, seed)
-        self.trials = _trials(graph, weights, self.expected, seed, own_weights=own_weights)
+        self.trials = _trials(
+            graph, weights, self.expected, self.precisions, seed, own_weights=own_weights
+        )
 
 
 def _trials(
     graph: Graph,
     weights: Mapping[str, NDArray[np.float32]],
     expected: Expectation,
+    precisions: Mapping[str, Precision],
     seed: int,
     *,
     own_weights: bool,
 ) -> list[Trials]:
     """Every layer on the reference's inputs, and on inputs and weights that provoke."""
-    given, provoked = Trials("alone", graph), Trials("provoked", graph)
+    given, provoked = Trials("alone", graph, precisions), Trials("provoked", graph, precisions)
     generator = np.random.default_rng((seed, 1))
     # Tensors with only dropout between them are one tensor in the model.
     merged = inference(graph).by_name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import INPUT, Graph, Node
+from alexc_runtime.manifest import EngineRecord
 
 Tensor = NDArray[Any]
 Tensors = dict[str, Tensor]
@@ -42,7 +43,8 @@ class Subject:
     """What is verified: the graph as trained, its weights by whole name, and the model's file.
 
     `written` is the graph in its inference form that the model was written from, with the precision
-    of each layer. `foreign` is there if the model is not alexc's own.
+    of each layer. `foreign` is there if the model is not alexc's own. `plans` are those that lie
+    beside the model, their paths as seen from its folder, by the engines that run them.
     """
 
     graph: Graph
@@ -50,6 +52,7 @@ class Subject:
     model: Path | None
     written: Graph
     foreign: Counterparts | None = None
+    plans: Mapping[str, EngineRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Backend(ABC):
     reads_model: ClassVar[bool]
     # Whether a model that it can't load is its own limit, where nobody asked for this backend.
     optional: ClassVar[bool] = False
+    # Whether it runs a plan that was built for it, and has nothing to run without one.
+    needs_plan: ClassVar[bool] = False
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -98,6 +103,21 @@ class Backend(ABC):
     def model_file(cls, model: Path) -> Path:
         """The file that the backend reads, where `model` is the model.onnx."""
         return model
+
+    @classmethod
+    def obstacle(cls, subject: Subject) -> str | None:  # noqa: ARG003
+        """What keeps the backend from running on this machine, packages apart; None if nothing."""
+        return None
+
+    @classmethod
+    def sizes(cls, subject: Subject, images: int) -> tuple[int, ...]:  # noqa: ARG003
+        """Batches of other sizes than `images` that its outputs are computed for as well."""
+        return tuple(size for size in (1, 3) if size < images)
+
+    @classmethod
+    def tf32(cls, subject: Subject) -> bool:  # noqa: ARG003
+        """Whether it rounds the factors of float32 products to TF32."""
+        return False
 
     @classmethod
     def missing(cls) -> str | None:
