@@ -198,6 +198,8 @@ def _print(report: Report) -> None:
         out.print(f"{result.backend:<16} {verdict}{result.status}")
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
+    if report.inputs is not None:
+        out.print(f"given {report.inputs}", markup=False, highlight=False)
     for note in report.notes:
         out.print(note, markup=False, highlight=False)
     out.print("passed" if report.passed else "FAILED")

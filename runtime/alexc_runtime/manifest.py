@@ -182,13 +182,15 @@ class Verification:
     """The certificate: what was compared with what, and the digests of the files it speaks of.
 
     `passed` is None when nothing was verified. `digests` maps paths in the bundle to SHA-256; the
-    writer refuses a certificate for other bytes than those in the bundle.
+    writer refuses a certificate for other bytes than those in the bundle. `inputs` says of which
+    images the outputs were compared, as `verify.json` does; empty if nothing says so.
     """
 
     passed: bool | None
     reference: str
     backends: tuple[BackendRecord, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,7 @@ def render(manifest: Manifest) -> bytes:
             "reference": manifest.verification.reference,
             "backends": [asdict(record) for record in manifest.verification.backends],
             "digests": dict(manifest.verification.digests),
+            "inputs": dict(manifest.verification.inputs),
         },
         "versions": dict(manifest.versions),
         **({"plan": manifest.plan.to_json()} if manifest.plan else {}),
@@ -501,4 +504,5 @@ def _verification(fields: Fields) -> Verification:
         reference=fields.text("reference"),
         backends=fields.listing("backends", _backend),
         digests=fields.text_map("digests"),
+        inputs=fields.object("inputs").content if "inputs" in fields.content else {},
     )
