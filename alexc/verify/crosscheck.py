@@ -290,7 +290,7 @@ def _as_trained(written: Graph, images: NDArray[np.float32]) -> NDArray[np.float
 
 
 def _chosen(names: Sequence[str] | None, subject: Subject) -> list[type[Backend]]:
-    """The backends asked for; else all but those whose own form of the model, or plan, is missing."""
+    """The backends asked for; else all but those whose own model or plan is not there."""
     if unknown := [name for name in names or () if name not in BACKENDS]:
         raise usage_fault(
             "verify/unknown-backend",
