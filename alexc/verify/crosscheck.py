@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from alexc.verify.processes import Crew, Ended
 from alexc.verify.report import Accuracy, BackendResult, Report, Row
 from alexc.verify.shapes import READERS, Reader, Reading, stated
 from alexc.verify.standard import Standard
+from alexc_runtime.manifest import EngineRecord
 
 # Seconds that a backend may take for one step. None of them needs a tenth of it for AlexNet.
 PATIENCE = 120.0
@@ -51,6 +52,7 @@ def verify(
     model: Path | None,
     *,
     written: Graph | None = None,
+    plans: Sequence[EngineRecord] = (),
     inputs: NDArray[np.float32] | None = None,
     samples: Samples | None = None,
     seed: int = 0,
@@ -67,6 +69,8 @@ def verify(
     form that the model was written from, if any of its layers is not in fp32: the model is then
     held to what that graph computes, and the report says how far that lies from `graph`, for
     `samples` or else the inputs. Where it takes pixels, `graph` is given what it makes of them.
+    `plans` are those of the model, their paths as seen from its folder: where there is a GPU they
+    are run, on batches of all sizes that their profiles name.
     `inputs` are images as the model takes them, `(batch, *input_shape)`, pixels as whole numbers of
     float32, and so are those of `samples`; without them `batch` synthetic ones are drawn from
     `seed`. `backends` are names of BACKENDS; by default all that are installed and have something
@@ -78,11 +82,12 @@ def verify(
     Raises UsageError for backends that don't exist and inputs of another shape.
     """
     say = progress or (lambda _: None)
-    subject = Subject(graph, weights, model, written or inference(graph))
+    own_plans = {plan.engine: plan for plan in reversed(plans) if plan.path is not None}
+    subject = Subject(graph, weights, model, written or inference(graph), plans=own_plans)
     images = _images(subject.written, inputs, batch, seed)
-    results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends, model)}
+    results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends, subject)}
     for kind in results:
-        if (status := _cannot_run(kind, model)) is not None:
+        if (status := _cannot_run(kind, subject)) is not None:
             results[kind] = BackendResult(kind.name, status, None)
     running = [kind for kind, result in results.items() if not result.status]
     in_file = _model_faults(subject)
@@ -95,7 +100,8 @@ def verify(
         exact = None
         if rounded and kind.reads_model:
             exact = images if samples is None else samples.images
-        asked[kind] = Whole(images if kind.reads_model else as_trained, _sizes(len(images)), exact)
+        sizes = kind.sizes(subject, len(images))
+        asked[kind] = Whole(images if kind.reads_model else as_trained, sizes, exact)
     with ExitStack() as stack:
         readers = _readers(subject.model, stack if isolate else None, patience)
         crew = None
@@ -109,9 +115,14 @@ def verify(
         if rounded or subject.written.pixels is not None:
             say("computing the reference of the model as it is written")
             narrow = Standard(subject.written, weights, images, seed)
+        in_tf32: Standard | None = None
         for kind in running:
             say(f"running {kind.name}")
             standard = narrow if kind.reads_model else plain
+            if kind.tf32(subject):
+                if in_tf32 is None:
+                    in_tf32 = Standard(subject.written, weights, images, seed, tf32=True)
+                standard = in_tf32
             found = Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
             for answer in _ask(kind, subject, asked[kind], found.layers(), crew):
                 found.take(answer)
@@ -135,7 +146,7 @@ def verify(
     return Report(
         passed and all(row.passed for row in shape_rows),
         "float64 numpy",
-        [*results.values(), *read],
+        _with_readers([*results.values()], read),
         rows,
         first_divergence(_beginning_alike(graph, subject.written), rows),
         accuracies,
@@ -165,11 +176,6 @@ def _readers(
     return readers
 
 
-def _sizes(images: int) -> tuple[int, ...]:
-    """Smaller batches that the shipped outputs are computed for as well: one image, and three."""
-    return tuple(size for size in (1, 3) if size < images)
-
-
 def _read_shapes(
     graph: Graph, readers: Sequence[tuple[str, Callable[[], Reading]]]
 ) -> tuple[list[BackendResult], list[Row]]:
@@ -191,6 +197,23 @@ def _read_shapes(
         status = "shapes read; not run" if reading.fault is None else f"not read: {reading.fault}"
         results.append(BackendResult(name, status, False if wrong else None))
     return results, rows
+
+
+def _with_readers(
+    results: Sequence[BackendResult], read: Sequence[BackendResult]
+) -> list[BackendResult]:
+    """The backends, and the readers that are none of them; of one that is both, both in one."""
+    readers = {result.backend: result for result in read}
+    merged = []
+    for result in results:
+        reader = readers.pop(result.backend, None)
+        if reader is not None and result.passed is None:
+            read_well = reader.status.removesuffix("; not run")
+            result = replace(result, status=f"{result.status}; {read_well}", passed=reader.passed)
+        elif reader is not None and reader.passed is False:
+            result = replace(result, passed=False)
+        merged.append(result)
+    return [*merged, *readers.values()]
 
 
 def _ask(
@@ -266,8 +289,8 @@ def _as_trained(written: Graph, images: NDArray[np.float32]) -> NDArray[np.float
     return written.pixels.reference([images.astype(np.float64)], {}).astype(np.float32)
 
 
-def _chosen(names: Sequence[str] | None, model: Path | None) -> list[type[Backend]]:
-    """The backends asked for; else all but those whose own form of the model is not there."""
+def _chosen(names: Sequence[str] | None, subject: Subject) -> list[type[Backend]]:
+    """The backends asked for; else all but those whose own model or plan is not there."""
     if unknown := [name for name in names or () if name not in BACKENDS]:
         raise usage_fault(
             "verify/unknown-backend",
@@ -276,7 +299,12 @@ def _chosen(names: Sequence[str] | None, model: Path | None) -> list[type[Backen
         )
     if names is not None:
         return [BACKENDS[name] for name in names]
-    return [kind for kind in BACKENDS.values() if model is None or _has_its_model(kind, model)]
+    return [
+        kind
+        for kind in BACKENDS.values()
+        if (subject.model is None or _has_its_model(kind, subject.model))
+        and (not kind.needs_plan or kind.name in subject.plans)
+    ]
 
 
 def _has_its_model(kind: type[Backend], model: Path) -> bool:
@@ -285,11 +313,14 @@ def _has_its_model(kind: type[Backend], model: Path) -> bool:
     return file == model or file.exists()
 
 
-def _cannot_run(kind: type[Backend], model: Path | None) -> str | None:
+def _cannot_run(kind: type[Backend], subject: Subject) -> str | None:
+    model = subject.model
     if kind.reads_model and model is None:
         return "not run: there is no model.onnx"
     if model is not None and not _has_its_model(kind, model):
         return f"not run: there is no {kind.model_file(model).name}"
+    if (obstacle := kind.obstacle(subject)) is not None:
+        return f"not run: {obstacle}"
     if (package := kind.missing()) is not None:
         return f"not run: {package} is not installed"
     return None
