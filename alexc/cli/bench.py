@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ from alexc.diagnostics import usage_fault
 if TYPE_CHECKING:
     from rich.table import Table
 
-_LARGEST_BATCH = 4096
+_LARGEST_BATCH, _MOST_CLIENTS = 4096, 256
 _NONE = "none"
 
 
@@ -51,6 +51,15 @@ def bench(
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="Threads; default: each engine's own."),
     ] = None,
+    clients: Annotated[
+        str | None,
+        typer.Option(
+            "--clients",
+            metavar="N,…",
+            help="Measure serving, too: so many clients at once of each of alexc's engines, with "
+            "and without dynamic batching. For example 1,4,16.",
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", min=1, help="Turns of each, for each batch.")
     ] = 9,
@@ -61,7 +70,10 @@ def bench(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write a report, too.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw it, too.")
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE.svg|png", help="Draw it, too; serving as FILE-serving."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -75,12 +87,15 @@ def bench(
     from alexc.plan.measure import Pace
 
     options = Options(
-        batches=_batches(batch),
+        batches=_numbers("batch", "a batch size", batch, "1,16", _LARGEST_BATCH),
         beside=tuple(beside or ()),
         engines=tuple(engine) if engine else None,
         peers=() if peer == [_NONE] else tuple(peer) if peer else None,
         threads=threads,
         seed=seed,
+        clients=()
+        if clients is None
+        else _numbers("clients", "a number of clients", clients, "1,4,16", _MOST_CLIENTS),
         pace=Pace(rounds=rounds),
     )
     check(options)
@@ -95,12 +110,21 @@ def bench(
         from alexc.plan.report import markdown as rendered
 
         title = f"# {result['name']}, measured\n\n"
+        text = title + rendered(result)
+        if "serving" in result:
+            from alexc.plan.serving_report import serving_text
+
+            text += "\n## Serving\n\n" + serving_text(result["serving"])
         with whole_file(markdown) as file:
-            file.write((title + rendered(result)).encode())
+            file.write(text.encode())
     if plot is not None:
         from alexc.plan.plot import plot as draw
 
         draw(result, plot)
+        if "serving" in result:
+            from alexc.plan.serving_plot import plot as draw_serving
+
+            draw_serving(result, plot.with_stem(f"{plot.stem}-serving"))
     if json:
         print_json(result)
     else:
@@ -109,15 +133,15 @@ def bench(
         raise typer.Exit(1)
 
 
-def _batches(text: str) -> tuple[int, ...]:
-    """The sizes of `--batch 1,16`. Raises UsageError."""
+def _numbers(option: str, what: str, text: str, example: str, largest: int) -> tuple[int, ...]:
+    """The numbers of `--batch 1,16`, each once. Raises UsageError."""
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
-        if not re.fullmatch(r"[0-9]{1,9}", part) or not 1 <= int(part) <= _LARGEST_BATCH:
+        if not re.fullmatch(r"[0-9]{1,9}", part) or not 1 <= int(part) <= largest:
             raise usage_fault(
-                "bench/batch",
-                f"a batch size is a whole number from 1 to {_LARGEST_BATCH}, not {part[:40]!a}",
-                help="for example --batch 1,16",
+                f"bench/{option}",
+                f"{what} is a whole number from 1 to {largest}, not {part[:40]!a}",
+                help=f"for example --{option} {example}",
             )
     return tuple(dict.fromkeys(map(int, parts)))
 
@@ -131,6 +155,31 @@ def _print(result: Mapping[str, Any]) -> None:
         out.print(_table(result, batch))
     for line in (*comparison_lines(result), *overhead_lines(result["rows"])):
         out.print(line)
+    if "serving" in result:
+        from alexc.plan.serving_report import CLOSED_HEAD, OPEN_HEAD, closed_cells, open_cells
+
+        out.print(
+            _plain_table("serving, clients at once", CLOSED_HEAD, closed_cells(result["serving"]))
+        )
+        out.print(
+            _plain_table(
+                "serving, requests that come by themselves",
+                OPEN_HEAD,
+                open_cells(result["serving"]),
+            )
+        )
+
+
+def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index < 2 else "right")
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def _table(result: Mapping[str, Any], batch: int) -> Table:

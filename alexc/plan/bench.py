@@ -23,6 +23,8 @@ from alexc.plan.peers import NEED_EXPORT, PEERS
 from alexc.plan.prepare import Prepared, prepared, standard, subject
 from alexc.plan.rates import Rates
 from alexc.plan.result import result, rounded
+from alexc.plan.serving import ServingPace, serve
+from alexc.plan.serving_load import DISTINCT_IMAGES
 from alexc_runtime.manifest import WEIGHTS, Manifest, open_bundle
 from alexc_runtime.session import ENGINES
 
@@ -32,7 +34,8 @@ class Options:
     """What is measured.
 
     `beside` are further bundles of the same net with the same weights, in other precisions.
-    `engines` and `peers` are names to keep; None keeps all.
+    `engines` and `peers` are names to keep; None keeps all. `clients` are how many ask alexc's own
+    engines at once, where serving is measured, too.
     """
 
     batches: tuple[int, ...] = (1, 16)
@@ -41,7 +44,9 @@ class Options:
     peers: tuple[str, ...] | None = None
     threads: int | None = None
     seed: int = 0
+    clients: tuple[int, ...] = ()
     pace: Pace = field(default_factory=Pace)
+    serving: ServingPace = field(default_factory=ServingPace)
 
 
 def check(options: Options) -> None:
@@ -90,7 +95,9 @@ def measure(
 ) -> dict[str, Any]:
     """Measure these contestants and the peers asked for, with `scratch` for what they write."""
     progress("computing the reference")
-    images, expected = standard(net, max(options.batches), options.seed)
+    # Clients ask for different images, so that one that got another's would show.
+    most = max(*options.batches, DISTINCT_IMAGES if options.clients else 1)
+    images, expected = standard(net, most, options.seed)
     files = subject(net, scratch, images, options.threads)
     before = machine.describe()
     peers = _peers(options)
@@ -118,6 +125,9 @@ def measure(
         "others_share": rounded(others),
         "wall_s": rounded(wall),
     }
+    if options.clients:
+        fit = [each.contestant for each in results if each.contestant in own and not each.fault]
+        found["serving"] = serve(fit, files, options.clients, options.serving, progress)
     return found
 
 

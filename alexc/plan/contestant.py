@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from alexc_runtime.session import Session
 
 Images = NDArray[np.float32]
 Outputs = dict[str, NDArray[Any]]
@@ -93,6 +96,10 @@ class Runner(ABC):
 
     def profile(self, images: Images, runs: int) -> dict[str, float] | None:  # noqa: ARG002
         """Milliseconds of each node by its name, medians of `runs`; None if it doesn't say."""
+        return None
+
+    def session(self) -> Session | None:
+        """The runtime's session that threads may share; None if the runner is something else."""
         return None
 
 
