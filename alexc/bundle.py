@@ -1,40 +1,28 @@
 """Writes what the runtime opens: a bundle is whole or absent, and what it replaces is never lost.
 
-A build fills a folder beside the place where the bundle will be, and `commit` renames it there:
-
     with staged(Path("build/alexnet")) as stage:
         write(stage.folder / WEIGHTS, ...)          # any files, in any order
         stage.commit(manifest)                      # hashes them, writes manifest.json, renames
 
-Whatever ends the block before `commit` does (a fault, a full disk, Ctrl-C) leaves the place as it
-was. A build that is killed leaves its folder behind, `.alexnet.staging-…`; the next build into the
-same place removes it, unless the build that owns it is still at work. The bundle being replaced
-stands aside as `.alexnet.replaced-…` for the moment between two renames; if a kill comes in that
-moment, the next build puts it back first.
-
-Against a loss of power no file is flushed to disk: that would take longer than the rest of a
-build, and a bundle that lost bytes is noticed when it is opened.
+How, `folders` says. A bundle that lost bytes is noticed when it is opened.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import secrets
-import shutil
 import stat
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexc import folders
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError, fault, usage_fault
 from alexc.engines.forms import FILES
 from alexc_runtime.digests import FileRecord, differences, sha256_of_all
@@ -51,8 +39,6 @@ from alexc_runtime.manifest import render as render_manifest
 
 if TYPE_CHECKING:
     from alexc.frontend import Net
-
-_STAGING, _REPLACED = ".staging-", ".replaced-"
 
 # Every manifest of any version begins with these bytes, so that a folder can be told to be a
 # bundle even when its manifest was cut short.
@@ -77,10 +63,9 @@ _TOOLS = (
 class Stage:
     """A bundle in the making: `folder` is to be filled, then `commit` puts it into its place."""
 
-    def __init__(self, folder: Path, target: Path) -> None:
-        self.folder = folder
-        self.committed = False
-        self._target = target
+    def __init__(self, place: folders.Stage) -> None:
+        self.folder = place.folder
+        self._place = place
         self._hashed: dict[str, tuple[tuple[int, ...], FileRecord]] = {}
 
     def records(self) -> dict[str, FileRecord]:
@@ -127,8 +112,7 @@ class Stage:
             if path not in whole.files or whole.files[path].sha256 != digest:
                 raise ValueError(f"{path} was verified with other content than it has now")
         (self.folder / MANIFEST).write_bytes(render_manifest(whole))
-        _put_in_place(self.folder, self._target)
-        self.committed = True
+        self._place.commit()
         return whole
 
 
@@ -140,27 +124,8 @@ def staged(out: Path) -> Iterator[Stage]:
     someone has added files; AlexcError if the disk is full or can't be written to, then and at any
     time in the block. Folders above `out` are made, and removed again if nothing comes of it.
     """
-    with _disk_faults(out):
-        target = Path(os.path.realpath(out))  # a link to a bundle stays a link
-        made = _make_parents(target)
-    try:
-        with _disk_faults(out):
-            with _locked(target.parent):
-                _recover(target)
-            _refuse_unless_replaceable(target, out)
-            folder, lock = _make_folder(target, _STAGING)
-        try:
-            with _disk_faults(out):
-                yield Stage(folder, target)
-        finally:
-            # After a commit the folder has another name, and there is nothing here to remove.
-            shutil.rmtree(folder, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
-    finally:
-        for parent in made:
-            with suppress(OSError):  # not empty: it holds the bundle, or someone else's files
-                parent.rmdir()
+    with folders.staged(out, "bundle", partial(_refuse_unless_replaceable, out=out)) as place:
+        yield Stage(place)
 
 
 def up_to_date(out: Path, inputs_digest: str) -> Manifest | None:
@@ -229,14 +194,7 @@ def runtime_faults() -> Iterator[None]:
         raise kind(diagnostic) from error
 
 
-# ---- places --------------------------------------------------------------------------------------
-
-
-def _make_parents(target: Path) -> list[Path]:
-    """Make the folders above `target`; those that were not there before, innermost first."""
-    missing = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return missing
+# ---- what may be replaced ------------------------------------------------------------------------
 
 
 def _refuse_unless_replaceable(target: Path, out: Path) -> None:
@@ -272,141 +230,3 @@ def _has_manifest(folder: Path) -> bool:
             return file.read(len(_MANIFEST_START)) == _MANIFEST_START
     except OSError:
         return False
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename `folder` to `target`. What stood there is removed once the new one stands."""
-    with _locked(target.parent):
-        if not target.exists():
-            folder.rename(target)
-            return
-        # A folder can't be renamed onto one that holds files, so the old one steps aside.
-        aside = _sibling(target, _REPLACED)
-        try:
-            target.rename(aside)
-            folder.rename(target)
-        except BaseException:
-            if aside.exists() and not target.exists():
-                aside.rename(target)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _recover(target: Path) -> None:
-    """Undo what killed builds left half-done beside `target`. Needs the lock on its folder."""
-    asides = _siblings(target, _REPLACED)
-    for aside in sorted(asides, key=lambda folder: folder.lstat().st_ctime_ns, reverse=True):
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.rename(target)
-    for folder in _siblings(target, _STAGING):
-        lock = _lock(folder, wait=False)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-
-
-def _sibling(target: Path, kind: str) -> Path:
-    """A new name beside `target`: on the same file system, so that renaming is one step."""
-    return target.with_name(f".{target.name}{kind}{secrets.token_hex(4)}")
-
-
-def _siblings(target: Path, kind: str) -> list[Path]:
-    start = f".{target.name}{kind}"
-    return [entry for entry in target.parent.iterdir() if entry.name.startswith(start)]
-
-
-# ---- locks ---------------------------------------------------------------------------------------
-#
-# The kernel holds a lock for as long as the process that took it lives, so a lock that can be had
-# says that its owner is gone. It is taken on a folder itself and needs no file. Where locks are
-# not to be had, builds work without; only the folders of killed ones stay.
-
-_LOCK_SECONDS = 5.0
-
-
-def _lock(folder: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock on `folder`; None if another has it, or there are none."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    # Someone may hold the folder for long and for reasons of their own (`flock build alexc …`), so
-    # waiting has an end.
-    deadline = time.monotonic() + (_LOCK_SECONDS if wait else 0)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.02)
-    except BaseException as error:
-        os.close(descriptor)
-        if isinstance(error, OSError):
-            return None
-        raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other builds from renaming in `folder`. Held for the moment of a rename."""
-    lock = _lock(folder, wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _make_folder(target: Path, kind: str) -> tuple[Path, int | None]:
-    """A new folder beside `target`, and the descriptor that holds the lock on it."""
-    while True:
-        folder = _sibling(target, kind)
-        folder.mkdir()
-        lock = _lock(folder, wait=True)
-        # Another build may have taken a folder that was not locked yet for one left behind.
-        if folder.exists():
-            return folder, lock
-        if lock is not None:
-            os.close(lock)
-
-
-# ---- faults --------------------------------------------------------------------------------------
-
-_REASONS = {
-    errno.ENOSPC: ("bundle/disk-full", "the disk is full"),
-    errno.EDQUOT: ("bundle/disk-full", "the disk quota is used up"),
-    errno.EFBIG: ("bundle/disk-full", "the file would be larger than is allowed there"),
-    errno.EROFS: ("bundle/read-only", "the file system is read-only"),
-    errno.EACCES: ("bundle/not-permitted", "it is not permitted to write there"),
-    errno.EPERM: ("bundle/not-permitted", "it is not permitted to write there"),
-    errno.EBUSY: ("bundle/in-use", "something is mounted there, and can't be replaced"),
-}
-
-
-@contextmanager
-def _disk_faults(out: Path) -> Iterator[None]:
-    """Turns an OSError in the block into a diagnostic that says what became of `out`."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader of our output is gone, which has nothing to do with `out`
-        raise
-    except OSError as error:
-        code, reason = _REASONS.get(
-            error.errno or 0, ("bundle/not-written", error.strerror or str(error))
-        )
-        where = f" ({error.filename})" if error.filename is not None else ""
-        help = "free some space, or give another place with --out"
-        raise fault(
-            code,
-            f"{out} was not written: {reason}{where}; what was there before is unchanged",
-            help=help if code == "bundle/disk-full" else "give another place with --out",
-        ) from error

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     "alexc.diagnostics",
     "alexc.files",
+    "alexc.folders",
     "alexc.source",
     "alexc.ops",
     "alexc.spec",
@@ -34,6 +35,7 @@ ROOMS = (
     "alexc.verify",
     "alexc.calibrate",
     "alexc.bundle",
+    "alexc.triton",
     "alexc.plan",
     "alexc.build",
     "alexc.train",
