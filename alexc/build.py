@@ -27,6 +27,7 @@ from alexc.engines.cache import cached_plan
 from alexc.engines.driver import machine
 from alexc.engines.forms import FILES, fastest_form
 from alexc.engines.options import DEFAULT_OPTIONS, PlanOptions
+from alexc.engines.record import BUILT, VERIFIED
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import INPUT, Graph
 from alexc.ops.pixels import Pixels
@@ -160,14 +161,17 @@ def build(
         records = stage.records()
         layers = [node.name for node in model.graph.nodes]
         plans = _build_plans(options, stage.folder, records, layers, progress, watch)
-        report = _verify(net.graph, weights, stage.folder / MODEL, model, progress)
+        report = _verify(net.graph, weights, stage.folder / MODEL, model, plans, progress)
         if not report.passed:
             raise AlexcError(_rejection(report))
+        plans = _run(plans, report)
         text = json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n"
         (stage.folder / REPORT).write_text(text, encoding="utf-8")
         progress("bundle")
         models = (path for path in (MODEL, *FILES.values(), WEIGHTS) if path in records)
         certified = {path: records[path].sha256 for path in models}
+        ran = (plan.path for plan in plans if plan.path is not None and plan.status == VERIFIED)
+        certified |= {path: sha256(stage.folder / path) for path in ran}
         engines = (*plans, *_model_engines(options, report))
         manifest = stage.commit(_manifest(net, options, key, engines, report, certified))
     return Result(manifest, report, model.calibration)
@@ -335,6 +339,21 @@ def _build_plans(
     return records
 
 
+def _run(plans: Sequence[EngineRecord], report: Report) -> list[EngineRecord]:
+    """The plans with what the verification found: that they are right, or why they did not run."""
+    results = {result.backend: result for result in report.backends}
+    told = []
+    for plan in plans:
+        result = results.get(plan.engine)
+        if plan.path is not None and result is not None:
+            if result.passed:
+                plan = replace(plan, status=VERIFIED)
+            elif plan.status == BUILT:  # there is a GPU, and yet
+                plan = replace(plan, status=f"{BUILT}: {result.status.removeprefix('not run: ')}")
+        told.append(plan)
+    return told
+
+
 def _of_model(options: Options) -> str:
     """The precision of the model: TF32 is how TensorRT multiplies, and that is fp32."""
     return "fp32" if options.precision == "tf32" else options.precision
@@ -352,7 +371,7 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
             # A form of its own, where it has one, was verified by itself.
             form = results.get(f"{name}_form")
             path = FILES[name] if form is not None and form.passed else MODEL
-            records.append(EngineRecord(name, precision, "verified", path))
+            records.append(EngineRecord(name, precision, VERIFIED, path))
         elif asked:
             why = result.status if result else "it was not run"
             raise usage_fault("build/target", f"{name} was not verified: {why}")
@@ -364,7 +383,12 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
 
 
 def _verify(
-    graph: Graph, weights: Weights, model: Path, narrow: Narrow, progress: Progress
+    graph: Graph,
+    weights: Weights,
+    model: Path,
+    narrow: Narrow,
+    plans: Sequence[EngineRecord],
+    progress: Progress,
 ) -> Report:
     from alexc.verify.crosscheck import verify
 
@@ -374,6 +398,7 @@ def _verify(
         weights,
         model,
         written=narrow.graph,
+        plans=plans,
         # Two of the photographs, where there are any: ranges are those of photographs.
         inputs=None if samples is None else samples.images[:2],
         samples=samples,

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from alexc.graph.graph import Graph
     from alexc.verify.report import Report, Row
-    from alexc_runtime.manifest import Preprocess
+    from alexc_runtime.manifest import EngineRecord, Preprocess
 
 
 @dataclass(frozen=True)
 class _Target:
     """What the command line names: a net, its weights by whole name, and its model.onnx.
 
-    `written` is the graph that the model was written from.
+    `written` is the graph that the model was written from, `plans` those that were built of it.
     """
 
     name: str
@@ -37,6 +37,7 @@ class _Target:
     model: Path
     written: Graph
     preprocess: Preprocess | None
+    plans: tuple[EngineRecord, ...] = ()
 
 
 def verify(
@@ -122,6 +123,7 @@ def verify(
                     checked.weights,
                     checked.model,
                     written=checked.written,
+                    plans=checked.plans,
                     inputs=inputs,
                     seed=seed,
                     backends=backend,
@@ -140,7 +142,14 @@ def verify(
 
 def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Target:
     """The bundle in the folder, or the model of the spec in the file, written to `scratch`."""
-    from alexc.build import MODEL_ENGINES, graph_of, preprocess_of, weights_for, write_model
+    from alexc.build import (
+        MODEL_ENGINES,
+        PLAN_ENGINES,
+        graph_of,
+        preprocess_of,
+        weights_for,
+        write_model,
+    )
     from alexc.bundle import net_in, runtime_faults
     from alexc.frontend import load_net
     from alexc.passes.inference import inference
@@ -163,7 +172,15 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
     graph = net_in(manifest, str(opened.folder)).graph
     own = store.read(opened.path(WEIGHTS), graph)
     written = graph_of(opened, graph, own)
-    return _Target(manifest.name, graph, own, opened.path(MODEL), written, manifest.preprocess)
+    # Others may be of other models: what a search chose has a folder of its own.
+    precisions = {manifest.precision, *(["tf32"] if manifest.precision == "fp32" else [])}
+    plans = tuple(
+        record
+        for record in manifest.engines
+        if record.engine in PLAN_ENGINES and record.precision in precisions
+    )
+    model = opened.path(MODEL)
+    return _Target(manifest.name, graph, own, model, written, manifest.preprocess, plans)
 
 
 def _photographs(files: list[Path], preprocess: Preprocess | None) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ __all__ = [
     "BUILT_WITHOUT_GPU",
     "DEFAULT_BATCH",
     "PRECISIONS",
+    "VERIFIED",
     "WITHOUT_PLAN",
     "BatchRange",
     "Built",
@@ -27,11 +28,15 @@ __all__ = [
 DEFAULT_BATCH = BatchRange(1, 8, 32)
 
 # What a bundle is built in. `calibrate.narrow` says what each means for the model.
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "u8s8", "fp8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8-weights", "int8", "u8s8", "fp8")
 
 # Models that no plan can be built of, and why.
-WITHOUT_PLAN = {"u8s8": "TensorRT's integers of eight bits have a sign; int8 is for it"}
+WITHOUT_PLAN = {
+    "u8s8": "TensorRT's integers of eight bits have a sign; int8 is for it",
+    "int8-weights": "TensorRT writes such weights out in fp32, and gains nothing by them",
+}
 
+VERIFIED = "verified"
 BUILT = "built, not run"
 BUILT_WITHOUT_GPU = "built, not run: no GPU"
 

@@ -55,6 +55,7 @@ class PlanBackend(ModelBackend):
     """A backend that runs plans."""
 
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
+    optional: ClassVar[bool] = True  # a library may not run on a GPU that it builds for
     needs_plan: ClassVar[bool] = True
     engine: ClassVar[type[Engine]]
 
