@@ -82,7 +82,7 @@ def of_engine(library: Any, logger: Any, plan: Path) -> Layers | None:
         return None
 
 
-def _inspected(entry: Any) -> Layer:
+def _inspected(entry: str | Mapping[str, Any]) -> Layer:
     """A layer as the inspector writes it: an object, or its name alone."""
     if isinstance(entry, str):
         return Layer(entry, "", tuple(_parts(entry)))
