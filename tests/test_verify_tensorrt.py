@@ -8,6 +8,7 @@ its builder runs without a GPU.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from alexc.build import Options, Target, build
+from alexc.diagnostics import AlexcError
 from alexc.engines.options import PlanOptions
 from alexc.engines.record import BatchRange, Built, EngineRecord, not_built
 from alexc.engines.tensorrt import Plan, build_plan
@@ -33,10 +36,11 @@ from alexc.ops.pool import MaxPool
 from alexc.ops.structure import Add, Flatten
 from alexc.passes.inference import inference
 from alexc.passes.read_pixels import read_pixels
-from alexc.verify import Report, verify
+from alexc.verify import Report, crosscheck, verify
 from alexc.verify.backends import tensorrt
-from alexc.verify.backends.base import Subject
-from alexc.verify.backends.tensorrt import TensorRTForRTX
+from alexc.verify.backends.base import Backend, Subject
+from alexc.verify.backends.onnxruntime import OnnxRuntime
+from alexc.verify.backends.tensorrt import PlanBackend, TensorRTForRTX
 from alexc.verify.exchange import Exchange
 from alexc.verify.onnx_parts import detached, given_name, instrumented
 from alexc.verify.plan_parts import in_float32, lend_weights, packed
@@ -45,6 +49,10 @@ from alexc_runtime.engines.base import Engine
 from alexc_runtime.errors import EngineError
 from alexc_runtime.manifest import Bundle
 from tests.cases import weights_for
+from tests.small_specs import Project, project
+from tests.straw_plans import GoodPlans, WrongPlans, weaken, with_weights
+
+__all__ = ["project"]  # a fixture
 
 Weights = dict[str, NDArray[np.float32]]
 BUILT = Built("1.7.1", (), (BatchRange(1, 2, 4), BatchRange(5, 5, 9)))
@@ -116,23 +124,9 @@ class StrawEngine(Engine):
         del self._session
 
 
-def with_weights(model: Path) -> bytes:
-    """The model with the weights that lie beside it, by way of a link or not."""
-    copy = onnx.load(str(model), load_external_data=False)
-    for tensor in copy.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            place = {entry.key: entry.value for entry in tensor.external_data}
-            with (model.parent / place["location"]).open("rb") as file:
-                file.seek(int(place["offset"]))
-                array = np.frombuffer(file.read(int(place["length"])), np.float32)
-            whole = onnx.numpy_helper.from_array(array.reshape(tensor.dims), tensor.name)
-            tensor.CopyFrom(whole)
-    return bytes(copy.SerializeToString())
-
-
 def straw_build(model: Path, plan: Path, **how: Any) -> Plan:
     """A plan that is the model itself."""
-    plan.write_bytes(with_weights(model))
+    plan.write_bytes(with_weights(model).SerializeToString())
     options: PlanOptions = how["options"]
     return Plan(
         EngineRecord(
@@ -168,7 +162,7 @@ class Written:
         self.model.write_bytes(serialize(to_onnx(self.written, store.extents(file))))
         self.plan = folder / "engines" / "small.plan"
         self.plan.parent.mkdir()
-        self.plan.write_bytes(with_weights(self.model))
+        self.plan.write_bytes(with_weights(self.model).SerializeToString())
         path = "engines/small.plan"
         self.record = EngineRecord("tensorrt_rtx", precision, "built, not run", path, BUILT)
 
@@ -200,7 +194,7 @@ def test_a_good_plan_passes_in_every_check_and_profile(tmp_path: Path) -> None:
 def test_a_plan_of_something_else_is_caught_though_the_model_is_right(tmp_path: Path) -> None:
     written = Written(tmp_path)
     model = onnx.load(str(written.plan), load_external_data=False)
-    _weaken(model)
+    weaken(model)
     written.plan.write_bytes(model.SerializeToString())
     report = written.verify()
     assert not report.passed
@@ -209,16 +203,8 @@ def test_a_plan_of_something_else_is_caught_though_the_model_is_right(tmp_path: 
     assert report.first_divergence.check == "shipped"
 
 
-def _weaken(model: onnx.ModelProto) -> None:
-    """An LRN with an alpha five times too small."""
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "LRN" and attribute.name == "alpha":
-                attribute.f /= 5
-
-
 def test_a_wrong_kernel_is_localised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StrawEngine, "compile", lambda _, model: _weaken(model))
+    monkeypatch.setattr(StrawEngine, "compile", lambda _, model: weaken(model))
     report = Written(tmp_path).verify()
     first = report.first_divergence
     assert first is not None
@@ -333,6 +319,49 @@ def test_another_process_is_told_of_the_plans(tmp_path: Path) -> None:
     exchange = Exchange(folder)
     exchange.put_subject(subject, tmp_path / "weights.safetensors")
     assert exchange.subject().plans == subject.plans
+
+
+# ---- in a build ----------------------------------------------------------------------------------
+
+SPEC = """\
+alexc: 1
+name: small
+input: {channels: 3, height: 11, width: 13}
+layers:
+  conv1: {op: conv, out_channels: 4, kernel_size: 3}
+  norm1: {op: lrn, size: 3, alpha: 0.5, beta: 0.75, k: 2, alpha_per: window}
+"""
+PLAN = "engines/tensorrt_rtx-fp32.plan"
+
+
+@pytest.mark.parametrize("kind", [GoodPlans, WrongPlans])
+def test_a_build_verifies_its_plans_where_there_is_a_gpu(
+    project: Project, monkeypatch: pytest.MonkeyPatch, kind: type[PlanBackend]
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.undo()
+    chosen: dict[str, type[Backend]] = {"onnxruntime": OnnxRuntime, "tensorrt_rtx": kind}
+    monkeypatch.setattr(crosscheck, "BACKENDS", chosen)
+    monkeypatch.setattr(crosscheck, "READERS", {})
+    batch = BatchRange(2, 3, 5)
+    options = Options(
+        project.folder / "out",
+        targets=(Target("tensorrt_rtx"), Target("onnxruntime")),
+        plans=PlanOptions((batch,)),
+    )
+    net = project.load(SPEC)
+    if kind is WrongPlans:
+        with pytest.raises(AlexcError, match="norm1 on tensorrt_rtx does not compute"):
+            build(net, options, lambda _: None)
+        assert not options.out.exists()
+        return
+    manifest = build(net, options, lambda _: None).manifest
+    (record,) = [each for each in manifest.engines if each.engine == "tensorrt_rtx"]
+    assert (record.status, record.path) == ("verified", PLAN)
+    assert manifest.verification.digests[PLAN] == manifest.files[PLAN].sha256
+    report = json.loads((options.out / "verify.json").read_text(encoding="utf-8"))
+    sizes = {row["images"] for row in report["layers"] if row["backend"] == "tensorrt_rtx"}
+    assert {batch.min, batch.opt, batch.max} <= sizes
 
 
 # ---- what TensorRT itself takes, and does --------------------------------------------------------
