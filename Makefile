@@ -8,6 +8,7 @@
 # TESTS    what `make test` runs, e.g. TESTS=tests/test_lrn.py
 # WORKERS  test processes; default: one a core, at most four
 # BESIDE   bundles of alexnet in other precisions, for `make bench` to measure, too
+# PHOTOS   a folder of photographs, for `make bench-gpu` to take the ranges of int8 from
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -23,7 +24,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test test-slow check bench format train-kills docs fuzz fuzz-import mutants false-alarms clean distclean
+.PHONY: help env build test test-slow check bench bench-gpu format train-kills docs fuzz fuzz-import mutants false-alarms clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +46,9 @@ check: $(STAMP) ## format, lint, strict types, and which room imports what; chan
 
 bench: $(STAMP) ## measure every engine on this machine (4 minutes), and write docs/performance.md
 	@$(RUN) benchmarks/performance.py $(addprefix --beside ,$(BESIDE))
+
+bench-gpu: $(STAMP) ## measure all that takes an NVIDIA GPU (half an hour), into benchmarks/results
+	@$(RUN) benchmarks/gpu.py $(if $(PHOTOS),--photos $(PHOTOS))
 
 docs: $(STAMP) ## write what is generated in docs/: the language's reference and its schema
 	@$(RUN) -m tests.write_docs

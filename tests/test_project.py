@@ -61,7 +61,8 @@ def _imported_packages(folder: str) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names - {"alexc", "alexc_runtime", "tests", "__future__"}
+    own = {"alexc", "alexc_runtime", "benchmarks", "tests", "__future__"}
+    return found - sys.stdlib_module_names - own
 
 
 def _distribution(package: str) -> str:

@@ -17,12 +17,15 @@ otherwise ONNX Runtime, otherwise OpenVINO. An engine asked for by name,
 
 serves or raises EngineUnavailableError; nothing takes its place.
 
+`run` takes arrays of numpy, and of torch, CuPy and others where they lie, on the CPU or the GPU.
+
 Many threads may share a session. A `Batcher` in front of it runs together what they ask for at the
 same time, which takes an engine less time than one request after the other.
 
 Every fault is a RuntimeFaultError with a stable `code`; `alexc_runtime.errors` shows the tree.
 """
 
+from alexc_runtime.arrays import DeviceArray
 from alexc_runtime.batching import Batcher, Counts
 from alexc_runtime.classify import Prediction, top
 from alexc_runtime.errors import (
@@ -49,6 +52,7 @@ __all__ = [
     "BundleMissingError",
     "BusyError",
     "Counts",
+    "DeviceArray",
     "EngineError",
     "EngineUnavailableError",
     "Manifest",
