@@ -13,6 +13,10 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with its module path: what it can import, the other can."""
+    """This process's environment, with its module path: what it can import, the other can.
+
+    Threads of OpenMP, and so of torch, wait there without spinning: while other processes compute
+    on the same cores that halves what they take, and it does not touch a result.
+    """
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path}
+    return {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path}

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.engines.forms import FILES
+from alexc.graph.graph import INPUT
+from alexc.verify.backends import served
 from alexc.verify.backends.base import (
     BackendFault,
     ModelBackend,
@@ -20,6 +22,7 @@ from alexc.verify.backends.base import (
     feeds_of,
     first_line,
 )
+from alexc_runtime.engines import onnxruntime as engine
 
 
 class OnnxRuntime(ModelBackend):
@@ -30,7 +33,7 @@ class OnnxRuntime(ModelBackend):
 
     def open(self) -> None:
         try:
-            self._session = load(str(self.model))
+            self._engine = served.load_model(engine.OnnxRuntime, self.model, self.graph)
         except BackendFault as fault:
             if (format := self.exotic()) is not None:
                 reason = fault.message.rpartition(" : ")[2]
@@ -67,7 +70,7 @@ class OnnxRuntime(ModelBackend):
         return [results[node.name] for node in nodes]
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        return run(self._session, self.feed(images))
+        return served.run(self._engine, self.feed(images)[INPUT])
 
 
 @final
@@ -87,6 +90,8 @@ def load(model: str | bytes, folder: Path | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong comes back as an exception as well
+    # While other backends and the reference compute, waiting threads had better not spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from alexc.graph.graph import INPUT
+from alexc.verify.backends import served
 from alexc.verify.backends.base import (
     BackendFault,
     ModelBackend,
@@ -18,6 +20,7 @@ from alexc.verify.backends.base import (
     feeds_of,
     first_line,
 )
+from alexc_runtime.engines import openvino as engine
 
 
 @final
@@ -29,7 +32,7 @@ class OpenVino(ModelBackend):
     optional: ClassVar[bool] = True
 
     def open(self) -> None:
-        self._compiled = compiled(str(self.model))
+        self._engine = served.load_model(engine.OpenVino, self.model, self.graph)
 
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         """A copy in memory of which every named tensor is an output, in float32."""
@@ -81,9 +84,7 @@ class OpenVino(ModelBackend):
         return run(compiled(data), feeds)
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        found = run(self._compiled, self.feed(images))
-        # Where it does without a cast, what was cast is another name of the result.
-        return {name: found[name] for name in self.graph.outputs if name in found}
+        return served.run(self._engine, self.feed(images)[INPUT])
 
 
 def read(model: str | bytes) -> Any:
@@ -106,6 +107,7 @@ def compiled(model: Any) -> Any:
         "INFERENCE_PRECISION_HINT": "f32",
         "EXECUTION_MODE_HINT": "ACCURACY",
         "NUM_STREAMS": 1,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # of what a layer with weights of int8 reads
         "CPU_DENORMALS_OPTIMIZATION": False,
     }
     network = read(model) if isinstance(model, str | bytes) else model
