@@ -1,4 +1,4 @@
-"""`alexc inspect`: the net as a table, and as a drawing."""
+"""`alexc inspect`: the net as a table, and as a drawing; and what is in a bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from alexc.cli.terminal import JsonOption, console, print_diagnostics, print_json
+from alexc.cli.terminal import (
+    JsonOption,
+    bytes_in_words,
+    console,
+    print_diagnostics,
+    print_json,
+)
 from alexc.diagnostics import usage_fault
 from alexc.frontend import Net, load_net
 from alexc.graph.graph import Graph
@@ -21,7 +27,9 @@ _FLOAT_BYTES = 4  # of fp32, in which weights are stored and activations compute
 
 
 def inspect(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")],
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC|BUNDLE", help="The spec file, or a bundle's folder.")
+    ],
     resolved: Annotated[
         bool,
         typer.Option("--resolved", help="Print the spec with `extends` and blocks written out."),
@@ -32,7 +40,17 @@ def inspect(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show every layer: op, output shape, parameters, MACs, activation memory, receptive field."""
+    """Show every layer: op, output shape, parameters, MACs, activation memory, receptive field.
+
+    Of a bundle: what it is, its engines and their layers, what was verified, and its files.
+    """
+    if spec.is_dir():
+        if resolved or diagram is not None:
+            raise usage_fault("inspect/bundle", "--resolved and --diagram are of a spec")
+        from alexc.cli.inspect_bundle import inspect_bundle
+
+        inspect_bundle(spec, json)
+        return
     net = load_net(spec)
     if diagram is not None:
         _write_diagram(net.graph, diagram)
@@ -125,7 +143,7 @@ def _print_table(net: Net) -> None:
     table.add_column("output", justify="right")
     table.add_column("parameters", justify="right", footer=f"{graph.parameter_count:,}")
     table.add_column("MACs", justify="right", footer=f"{graph.macs:,}")
-    table.add_column("activations", justify="right", footer=_bytes(activations))
+    table.add_column("activations", justify="right", footer=bytes_in_words(activations))
     table.add_column("sees", justify="right")
     table.add_row(
         "input",
@@ -134,7 +152,7 @@ def _print_table(net: Net) -> None:
         format_shape(graph.input_shape),
         "",
         "",
-        _bytes(_FLOAT_BYTES * math.prod(graph.input_shape)),
+        bytes_in_words(_FLOAT_BYTES * math.prod(graph.input_shape)),
         "",
         style="dim",
     )
@@ -146,23 +164,13 @@ def _print_table(net: Net) -> None:
             format_shape(node.shape),
             f"{node.parameter_count:,}" if node.parameter_count else "",
             f"{node.macs:,}" if node.macs else "",
-            _bytes(_FLOAT_BYTES * math.prod(node.shape)),
+            bytes_in_words(_FLOAT_BYTES * math.prod(node.shape)),
             format_shape(fields[node.name]),
         )
     out = console()
     out.print(f"[bold]{graph.name}[/bold]  {net.spec.header.source or ''}".rstrip())
     out.print(table)
     out.print(
-        f"weights {_bytes(weights)} in fp32; activations and MACs are of one image; "
+        f"weights {bytes_in_words(weights)} in fp32; activations and MACs are of one image; "
         f"“sees” is the receptive field in pixels"
     )
-
-
-def _bytes(count: int) -> str:
-    """`244 MB`: powers of 1000, three figures."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.3g} {unit}"

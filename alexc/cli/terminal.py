@@ -54,6 +54,16 @@ def console() -> Console:
     return Console(highlight=False, width=160, no_color=True)
 
 
+def bytes_in_words(count: int) -> str:
+    """`244 MB`: powers of 1000, three figures."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.3g} {unit}"
+
+
 class Steps:
     """What is being done now, told by a call, and how much of it is done, where that is known."""
 

@@ -1,0 +1,327 @@
+"""What `alexc inspect BUNDLE` tells: one function a section, in the order of `SECTIONS`.
+
+A section has a key and a value for `--json`, and what a terminal shows. One that a bundle has
+nothing to say of is None.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from alexc.bundle import net_in, runtime_faults
+from alexc.cli.terminal import bytes_in_words, console, print_json
+from alexc.engines.record import BatchRange
+from alexc.ops.base import format_shape
+from alexc_runtime import open_bundle
+from alexc_runtime.manifest import REPORT, EngineRecord
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from alexc.frontend import Net
+    from alexc_runtime.manifest import Bundle, Manifest
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle whose every file was found unaltered, and the net that its spec describes."""
+
+    bundle: Bundle
+    net: Net
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A file of the bundle that holds a JSON object."""
+        content: dict[str, Any] = json.loads(self.bundle.path(name).read_bytes())
+        return content
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the answer: what `--json` holds under `key`, and what is shown under `title`."""
+
+    key: str
+    content: Any
+    title: str
+    shown: Sequence[RenderableType]
+
+
+def inspect_bundle(folder: Path, as_json: bool) -> None:
+    """Print what the bundle is.
+
+    Raises UsageError if there is none in the folder, AlexcError if it is damaged.
+    """
+    with runtime_faults():
+        bundle = open_bundle(folder)
+    opened = Opened(bundle, net_in(bundle.manifest, str(folder)))
+    sections = [section for make in SECTIONS if (section := make(opened)) is not None]
+    if as_json:
+        print_json({"bundle": str(folder), **{each.key: each.content for each in sections}})
+        return
+    out = console()
+    for number, section in enumerate(sections):
+        if number:
+            out.print()
+        out.print(f"[bold]{section.title}[/bold]")
+        for part in section.shown:
+            out.print(part)
+
+
+# ---- the sections --------------------------------------------------------------------------------
+
+
+def _about(opened: Opened) -> Section:
+    manifest, graph = opened.manifest, opened.net.graph
+    outputs = [f"{output.name} {format_shape(output.shape)}" for output in manifest.outputs]
+    content = {
+        "name": manifest.name,
+        "alexc": manifest.alexc,
+        "precision": manifest.precision,
+        "source": opened.net.spec.header.source,
+        "digests": {"spec": manifest.spec_digest, "graph": manifest.graph_digest},
+        "input": {
+            "name": manifest.input.name,
+            "shape": list(manifest.input.shape),
+            "dtype": manifest.input.dtype,
+            "batch": _batch_json(manifest.input.batch),
+        },
+        "outputs": [
+            {"name": output.name, "shape": list(output.shape)} for output in manifest.outputs
+        ],
+        "labels": None if manifest.labels is None else len(manifest.labels),
+        "layers": len(graph.nodes),
+        "parameters": graph.parameter_count,
+        "macs": graph.macs,
+        "versions": dict(manifest.versions),
+    }
+    rows = {
+        "spec": f"{len(graph.nodes)} layers, {graph.parameter_count:,} parameters, "
+        f"{graph.macs:,} MACs an image",
+        "source": opened.net.spec.header.source or "",
+        "precision": manifest.precision,
+        "input": f"{manifest.input.name} {format_shape(manifest.input.shape)}, "
+        f"{manifest.input.dtype}",
+        "outputs": ", ".join(outputs),
+        "labels": f"{len(manifest.labels):,} classes" if manifest.labels else "",
+        "built by": f"alexc {manifest.alexc}",
+    }
+    title = f"{opened.bundle.folder}: a bundle of {manifest.name}"
+    return Section("about", content, title, [_pairs(rows)])
+
+
+def _engines(opened: Opened) -> Section:
+    records = opened.manifest.engines
+    table = _table("engine", "precision", "file", "status")
+    table.columns[2].justify = "right"
+    for record in records:
+        size = None if record.path is None else opened.manifest.files[record.path].bytes
+        built = record.built
+        notes = [record.status]
+        if built is not None:
+            notes += _plan_notes(record)
+        table.add_row(
+            record.engine,
+            record.precision,
+            "" if size is None else bytes_in_words(size),
+            "\n".join(notes),
+        )
+    return Section(
+        "engines", [_engine_json(opened, record) for record in records], "engines", [table]
+    )
+
+
+def _plan_notes(record: EngineRecord) -> list[str]:
+    built = record.built
+    assert built is not None
+    where = f"on {', '.join(built.targets)}" if built.targets else "on the library's usual GPUs"
+    if built.any_gpu:
+        where = "on GPUs of 8.0 and later"
+    version = f"{built.library} and later" if built.any_version else built.library
+    notes = [f"of version {version}, {where}"]
+    ranges = "; ".join(_range(batch) for batch in built.profiles)
+    notes.append(f"batches of {ranges}")
+    if built.stripped:
+        notes.append("without its weights, which are put in when it is loaded")
+    return notes
+
+
+def _engine_json(opened: Opened, record: EngineRecord) -> dict[str, Any]:
+    size = None if record.path is None else opened.manifest.files[record.path].bytes
+    return {**record.to_json(), "bytes": size}
+
+
+def _verification(opened: Opened) -> Section:
+    said = opened.manifest.verification
+    report = opened.read(REPORT) if REPORT in opened.manifest.files else {}
+    inputs = report.get("inputs")
+    content = {
+        "passed": said.passed,
+        "reference": said.reference,
+        "inputs": inputs,
+        "backends": [
+            {"backend": each.backend, "status": each.status, "passed": each.passed}
+            for each in said.backends
+        ],
+        "digests": dict(said.digests),
+        "accuracy": report.get("accuracy", []),
+    }
+    verdict = {True: "verified", False: "not verified: it diverges", None: "nothing was verified"}
+    table = _table("backend", "verdict", "status")
+    for each in said.backends:
+        passed = {True: "passed", False: "diverges", None: "not run"}[each.passed]
+        table.add_row(each.backend, passed, each.status)
+    lines: list[RenderableType] = [table]
+    if inputs is not None:
+        lines.insert(0, _inputs(inputs))
+    if content["accuracy"]:
+        lines.append(_accuracy(content["accuracy"]))
+    lines.append("of " + ", ".join(said.digests) + ", by their SHA-256" if said.digests else "")
+    title = f"{verdict[said.passed]} against {said.reference}"
+    return Section("verification", content, title, [line for line in lines if line])
+
+
+def _inputs(inputs: dict[str, Any]) -> str:
+    count = inputs["images"]
+    images = "one image" if count == 1 else f"{count} images"
+    drawn = f" drawn from seed {inputs['seed']} ({', '.join(inputs['kinds'])})"
+    what = images + (drawn if inputs["kinds"] else " of photographs")
+    return f"{what}; outputs in batches of {', '.join(map(str, inputs['batches']))}"
+
+
+def _accuracy(accuracies: list[dict[str, Any]]) -> Table:
+    table = _table("backend", "output", "off by", "at most", "same class", "images")
+    for each in accuracies:
+        same = each["top1_agreement"]
+        table.add_row(
+            each["backend"],
+            each["output"],
+            f"{each['rel_l2']:.2%}",
+            f"{each['max_abs']:.2g}",
+            "" if same is None else f"{same:.1%}",
+            str(each["images"]),
+        )
+    return table
+
+
+def _calibration(opened: Opened) -> Section | None:
+    from alexc.calibrate.calibration import FILE
+
+    if FILE not in opened.manifest.files:
+        return None
+    from alexc.calibrate.calibration import read
+
+    found = read(opened.bundle.path(FILE))
+    content = {
+        "method": found.method,
+        "images": found.images,
+        "held_out": found.held_out,
+        "layers": list(found.layers),
+        "tried": {
+            name: {"rel_l2": tried.rel_l2, "top1_agreement": tried.top1_agreement}
+            for name, tried in found.tried.items()
+        },
+    }
+    table = _table("method", "off by", "same class", "")
+    for name, tried in found.tried.items():
+        same = "" if tried.top1_agreement is None else f"{tried.top1_agreement:.1%}"
+        table.add_row(name, f"{tried.rel_l2:.2%}", same, "kept" if name == found.method else "")
+    title = (
+        f"{len(found.layers)} layers calibrated on {found.images} images, "
+        f"compared on {found.held_out} others"
+    )
+    return Section("calibration", content, title, [table])
+
+
+def _plan_layers(opened: Opened) -> Section | None:
+    from alexc.engines.tensorrt.layers import layers_file
+
+    found = {}
+    for record in opened.manifest.engines:
+        if record.path is None or record.built is None:
+            continue
+        if (name := layers_file(record.path)) in opened.manifest.files:
+            found[record.path] = opened.read(name)
+    if not found:
+        return None
+    shown: list[RenderableType] = []
+    for path, content in found.items():
+        shown.append(f"{path}, {len(content['layers'])} layers: {content['said']}")
+        shown.append(_layers_table(content))
+    return Section("plan_layers", found, "layers of the plans", shown)
+
+
+def _layers_table(content: dict[str, Any]) -> Table:
+    """A built engine's layers one by one; of those that were only parsed, the kinds for each."""
+    if content["source"] == "engine":
+        table = _table("layer of the engine", "type", "layers of the spec")
+        for layer in content["layers"]:
+            table.add_row(layer["name"], layer["type"], layer["spec"] or "")
+        return table
+    table = _table("layer of the spec", "parsed as")
+    kinds: dict[str, dict[str, None]] = {}
+    for layer in content["layers"]:
+        kinds.setdefault(layer["spec"] or "", {})[layer["type"]] = None
+    for spec, types in kinds.items():
+        table.add_row(spec or "(none)", ", ".join(types))
+    return table
+
+
+def _files(opened: Opened) -> Section:
+    files = opened.manifest.files
+    table = _table("file", "size", "SHA-256")
+    table.columns[1].justify = "right"
+    for path, record in sorted(files.items()):
+        table.add_row(path, bytes_in_words(record.bytes), record.sha256[:16] + "…")
+    total = sum(record.bytes for record in files.values())
+    content = {path: {"bytes": r.bytes, "sha256": r.sha256} for path, r in sorted(files.items())}
+    return Section("files", content, f"{len(files)} files, {bytes_in_words(total)}", [table])
+
+
+SECTIONS: tuple[Callable[[Opened], Section | None], ...] = (
+    _about,
+    _engines,
+    _verification,
+    _calibration,
+    _plan_layers,
+    _files,
+)
+
+
+# ---- words ---------------------------------------------------------------------------------------
+
+
+def _pairs(rows: dict[str, str]) -> Table:
+    """Names and values, the names dim; what has no value is left out."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _range(batch: BatchRange) -> str:
+    if batch.min == batch.max:
+        return str(batch.min)
+    return f"{batch.min} to {batch.max}, best {batch.opt}"
+
+
+def _batch_json(batch: BatchRange) -> dict[str, int]:
+    return {"min": batch.min, "opt": batch.opt, "max": batch.max}
