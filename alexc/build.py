@@ -20,7 +20,7 @@ from alexc.bundle import inputs_digest, staged, tool_versions, up_to_date
 from alexc.calibrate.calibration import FILE as CALIBRATION
 from alexc.calibrate.calibration import Calibration
 from alexc.calibrate.calibration import read as read_calibration
-from alexc.calibrate.images import photo_files
+from alexc.calibrate.images import load_images, photo_files
 from alexc.calibrate.narrow import Narrow, narrow, written
 from alexc.diagnostics import AlexcError, Diagnostic, fault, usage_fault
 from alexc.engines.cache import cached_plan
@@ -33,6 +33,8 @@ from alexc.graph.graph import INPUT, Graph
 from alexc.ops.pixels import Pixels
 from alexc.passes.inference import inference
 from alexc.passes.read_pixels import read_pixels
+from alexc.plan.search import Request, check, search
+from alexc.plan.workshop import Material
 from alexc.weights import store
 from alexc.weights.init import draw
 from alexc_runtime.digests import FileRecord, sha256
@@ -50,11 +52,14 @@ from alexc_runtime.manifest import (
     Preprocess,
     Verification,
 )
+from alexc_runtime.planned import this_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from alexc.engines.tensorrt import Progress as PlanProgress
+    from alexc.plan.budget import Budget
+    from alexc.plan.photographs import Labelled
     from alexc.verify.report import Report
     from alexc_runtime.manifest import Bundle
 
@@ -77,6 +82,19 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Auto:
+    """A search for the fastest engines: within what budget, with how many threads (None: tried).
+
+    `data` names labelled images to take accuracies on, and `labelled` gives them.
+    """
+
+    budget: Budget
+    threads: int | None = None
+    data: str | None = None
+    labelled: Labelled | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What a build is told beside the spec.
 
@@ -86,7 +104,7 @@ class Options:
     what is not is left out; a target that is named must succeed. `plans` is what their builders are
     told, whose `targets` are those of each target. Plans are kept in `plan_cache` and taken from
     there, if it is given. With the `input` uint8 the model takes pixels and normalises them as the
-    spec's `preprocess` says.
+    spec's `preprocess` says. With `auto` the fastest engines within a budget are searched for, too.
     """
 
     out: Path
@@ -98,6 +116,7 @@ class Options:
     calibrate: tuple[Path, ...] = ()
     plan_cache: Path | None = None
     input: InputType = "float32"
+    auto: Auto | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +168,7 @@ def build(
             f"{net.spec.name} does not say how pixels are normalised, so no model of it can do it",
             help="write `preprocess:` into the spec, or build with --input float32",
         )
+    request = None if options.auto is None else _request(net, options, options.auto)
     with staged(options.out) as stage:
         progress("weights")
         weights = weights_for(net, options.weights, options.seed)
@@ -167,13 +187,20 @@ def build(
         plans = _run(plans, report)
         text = json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n"
         (stage.folder / REPORT).write_text(text, encoding="utf-8")
+        engines = [*plans, *_model_engines(options, report)]
+        models = [path for path in (MODEL, *FILES.values(), WEIGHTS) if path in records]
+        plan = None
+        if request is not None:
+            found = search(net, weights, request, stage.folder, progress)
+            # What was chosen comes first, and so is what serves where an engine is asked for.
+            engines = list(dict.fromkeys([*found.records, *engines]))
+            models, plan, records = [*models, *found.files], found.plan, stage.records()
         progress("bundle")
-        models = (path for path in (MODEL, *FILES.values(), WEIGHTS) if path in records)
         certified = {path: records[path].sha256 for path in models}
         ran = (plan.path for plan in plans if plan.path is not None and plan.status == VERIFIED)
         certified |= {path: sha256(stage.folder / path) for path in ran}
-        engines = (*plans, *_model_engines(options, report))
-        manifest = stage.commit(_manifest(net, options, key, engines, report, certified))
+        manifest = _manifest(net, options, key, engines, report, certified)
+        manifest = stage.commit(replace(manifest, plan=plan))
     return Result(manifest, report, model.calibration)
 
 
@@ -223,9 +250,20 @@ def _inputs(net: Net, options: Options) -> dict[str, Any]:
         "calibrate": [digest_of(path) for path in photo_files(options.calibrate)],
         "targets": [asdict(target) for target in options.targets],
         "plans": options.plans.to_json(),
+        **({"auto": _inputs_of_search(options.auto)} if options.auto is not None else {}),
         # A GPU that has come makes plans and runs what none could before.
         "machine": machine(),
         "versions": tool_versions(),
+    }
+
+
+def _inputs_of_search(auto: Auto) -> dict[str, Any]:
+    """What determines a plan: on another machine it is another."""
+    return {
+        "budget": auto.budget.text,
+        "threads": auto.threads,
+        "data": auto.data,
+        "place": asdict(this_machine()),
     }
 
 
@@ -271,6 +309,23 @@ def _narrow(net: Net, options: Options, weights: Weights, progress: Progress) ->
     if samples is not None and model.pixels is not None:
         samples = replace(samples, images=model.pixels.astype(np.float32))
     return replace(model, graph=read_pixels(model.graph, _pixels(preprocess)), samples=samples)
+
+
+def _request(net: Net, options: Options, auto: Auto) -> Request:
+    """What is to be searched for. Raises UsageError or AlexcError if it can't be."""
+    saved = [path for path in options.calibrate if path.suffix == ".json"]
+    preprocess = preprocess_of(net)
+    material = Material()
+    if saved:
+        material = Material(calibration=read_calibration(saved[0]))
+    elif options.calibrate and preprocess is not None:
+        photographs = load_images(options.calibrate, preprocess)
+        material = Material(photographs=photographs.astype(np.float32))
+    request = Request(
+        auto.budget, options.plans, material, auto.labelled, auto.threads, options.plan_cache
+    )
+    check(net, request)
+    return request
 
 
 def _pixels(preprocess: Preprocess) -> Pixels:

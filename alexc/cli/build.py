@@ -12,7 +12,9 @@ from alexc.diagnostics import usage_fault
 from alexc.frontend import load_net
 
 if TYPE_CHECKING:
-    from alexc.build import Result
+    from alexc.build import Auto, Result
+    from alexc.frontend import Net
+    from alexc.triton import Repository
 
 
 def build(
@@ -54,7 +56,33 @@ def build(
             "--target",
             metavar="ENGINE",
             help="onnxruntime, openvino, tensorrt or tensorrt_rtx, the last also for some GPUs "
-            "only: tensorrt_rtx:8.9,12.0. May be repeated. Default: whatever is installed.",
+            "only: tensorrt_rtx:8.9,12.0. May be repeated. Default: whatever is installed. `auto` "
+            "searches for what is the fastest on this machine within --budget.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="B",
+            help="With --target auto, how far the fastest may lie from the float64 reference: "
+            "exact (default), a relative error as 1e-3, or top1:99.5% of photographs with the same "
+            "class. Several, with commas between, must all hold.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="URI",
+            help="With --target auto, labelled images to take accuracies on, as `alexc eval` takes "
+            "them.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", metavar="N", min=1, help="With --target auto, of every engine; else tried."
         ),
     ] = None,
     batch: Annotated[
@@ -110,6 +138,14 @@ def build(
             "are, which it normalises itself.",
         ),
     ] = "float32",
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            "--triton",
+            metavar="DIR",
+            help="Also write the bundle as a model repository of Triton Inference Server.",
+        ),
+    ] = None,
     plan_cache: Annotated[
         bool,
         typer.Option(
@@ -136,7 +172,12 @@ def build(
             f"there is no precision {precision!r}",
             help=f"it is one of {', '.join(PRECISIONS)}",
         )
-    targets = tuple(dict.fromkeys(map(parse_target, target or ())))
+    named = [] if target == ["auto"] else target or []
+    targets = tuple(dict.fromkeys(map(parse_target, named)))
+    if target == ["auto"]:
+        _refuse_beside_auto(precision, input)
+    else:
+        _refuse_without_auto({"--budget": budget, "--data": data, "--threads": threads})
     plans = PlanOptions(
         tuple(dict.fromkeys(map(parse_batch, batch or ("1,8,32",)))),
         level=level,
@@ -162,15 +203,82 @@ def build(
             tuple(calibrate or ()),
             default_folder() if plan_cache else None,
             input=input,
+            auto=_auto(net, budget, data, threads) if target == ["auto"] else None,
         )
         result = make(net, options, progress, progress.part)
+    repository = None if triton is None else _write_repository(folder, triton)
     print_diagnostics(net.warnings)
     if json:
-        print_json(_as_json(folder, result))
+        print_json(_as_json(folder, result) | _repository_as_json(triton, repository))
     elif result.report is None:
         print(f"{folder} is up to date")
     else:
         _print_summary(folder, result)
+    if repository is not None and not json:
+        _print_repository(triton, repository)
+
+
+def _write_repository(folder: Path, out: Path) -> Repository:
+    """The bundle for Triton, from bytes that are found to be those that were built."""
+    from alexc.bundle import runtime_faults
+    from alexc.triton import write_repository
+    from alexc_runtime import open_bundle
+
+    with runtime_faults():
+        bundle = open_bundle(folder)
+    return write_repository(bundle, out)
+
+
+def _repository_as_json(out: Path | None, repository: Repository | None) -> dict[str, Any]:
+    if repository is None:
+        return {}
+    return {
+        "triton": {
+            "repository": str(out),
+            "models": list(repository.models),
+            "left_out": list(repository.left_out),
+            "up_to_date": not repository.written,
+        }
+    }
+
+
+def _print_repository(out: Path | None, repository: Repository) -> None:
+    state = "for Triton" if repository.written else "is up to date"
+    print(f"{out} {state}: {', '.join(repository.models)}")
+    for reason in repository.left_out:
+        print(f"  without {reason}")
+
+
+def _auto(net: Net, budget: str | None, data: str | None, threads: int | None) -> Auto:
+    """The search that was asked for. Raises UsageError for a budget or data that there is not."""
+    from alexc.build import Auto
+    from alexc.plan.budget import parse_budget
+
+    within = parse_budget(budget or "exact")
+    if data is None:
+        return Auto(within, threads)
+    from alexc.train.score import labelled
+
+    return Auto(within, threads, data, labelled(net, data, "test"))
+
+
+def _refuse_beside_auto(precision: str, input: str) -> None:
+    if precision != "fp32":
+        raise usage_fault(
+            "build/target",
+            "--target auto finds the precision itself",
+            help="leave --precision out, and say with --budget how far it may go",
+        )
+    if input != "float32":
+        raise usage_fault("build/target", "--target auto plans for an input of float32 only")
+
+
+def _refuse_without_auto(given: dict[str, object]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise usage_fault(
+                "build/target", f"{option} is for a search", help=f"--target auto {option} {value}"
+            )
 
 
 def _as_json(folder: Path, result: Result) -> dict[str, Any]:
@@ -191,6 +299,7 @@ def _as_json(folder: Path, result: Result) -> dict[str, Any]:
             for record in manifest.engines
         ],
         "verified": bool(manifest.verification.passed),
+        "plan": manifest.plan.to_json() if manifest.plan is not None else None,
         "up_to_date": result.report is None,
         "accuracy": [each.to_json() for each in result.report.accuracy] if result.report else [],
     }
@@ -209,6 +318,12 @@ def _print_summary(folder: Path, result: Result) -> None:
         of_model = record.engine in MODEL_ENGINES
         if not of_model and (record.path is None or record.path.endswith(".plan")):
             print(f"  {record.engine:<16} {record.precision}: {record.status}")
+    if (plan := manifest.plan) is not None:
+        print(f"  plan             {plan.said}: the fastest within {plan.budget}")
+        for candidate in plan.candidates:
+            if candidate.verdict.startswith("chosen"):
+                times = ", ".join(f"{each.batch}: {each.ms:.3g}" for each in candidate.times)
+                print(f"  {candidate.engine:<16} {candidate.precision}, ms by batch {times}")
     if (calibration := result.calibration) is not None:
         chosen = calibration.tried[calibration.method]
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import Graph
 from alexc.lower.to_torch import to_torch
+from alexc.plan.photographs import Labelled
 from alexc.spec.recipe import AugmentSpec
 from alexc.train import checkpoint
 from alexc.train.augment import Pixels
@@ -75,6 +77,29 @@ def score_bundle(
     if not found:
         raise fault("eval/engine", f"no engine can run {folder} on this machine")
     return found
+
+
+def labelled(net: Net, uri: str, split: Split) -> Labelled:
+    """The images of a data set for a search among engines: to look at, and to be scored on.
+
+    Raises UsageError if there is no such set.
+    """
+    data, pixels = _data_of(net, uri, split)
+
+    def some(count: int) -> NDArray[np.float32]:
+        wanted = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).astype(np.int64))
+        stored, labels = data.read(wanted)
+        images = pixels.for_testing(torch.from_numpy(stored[labels >= 0]), 1)
+        return np.ascontiguousarray(images.numpy(), np.float32)
+
+    def score(forward: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> tuple[float, float]:
+        def of_tensors(inputs: Tensor) -> Tensor:
+            return torch.from_numpy(forward(np.ascontiguousarray(inputs.numpy())))
+
+        scores = _score(of_tensors, net.graph, data, pixels, 1)
+        return scores.top1, scores.top5
+
+    return Labelled(some, score)
 
 
 def opened(target: Path, uri: str, split: Split) -> tuple[Graph, Weights, Dataset, Pixels]:

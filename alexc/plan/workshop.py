@@ -1,0 +1,211 @@
+"""The models of variants, made when they are wanted, in a bundle that only a search sees.
+
+Models of one form share its weights: what a form changes lies in a file of its own, beside
+weights.safetensors, and the rest is not written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexc.calibrate import calibration as calibrations
+from alexc.calibrate.calibration import Calibration
+from alexc.calibrate.narrow import QUANTIZED, written
+from alexc.diagnostics import fault
+from alexc.engines.cache import cached_plan
+from alexc.engines.forms import FORMS, in_form
+from alexc.engines.options import PlanOptions
+from alexc.frontend import Net
+from alexc.graph.graph import Graph
+from alexc.passes.inference import inference
+from alexc.passes.quantize import quantizable
+from alexc.plan import ours
+from alexc.plan.contestant import Contestant
+from alexc.plan.prepare import unverified
+from alexc.plan.variant import Variant
+from alexc.verify.crosscheck import Samples
+from alexc.weights import store
+from alexc_runtime.digests import FileRecord, sha256
+from alexc_runtime.manifest import (
+    ENGINES,
+    MANIFEST,
+    WEIGHTS,
+    EngineRecord,
+    render,
+)
+from alexc_runtime.session import ENGINES as RUNNERS
+
+Weights = Mapping[str, NDArray[np.float32]]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What ranges are taken from: photographs as the net takes them, or a calibration."""
+
+    photographs: NDArray[np.float32] | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """The model of a variant: the graph that it is written from and its weights, before and after
+    its precision, and the files of the bundle that it needs. `samples` are photographs with the
+    reference's outputs, where ranges were measured on others."""
+
+    form: Graph
+    written: Graph
+    weights: Weights
+    model: Path
+    files: tuple[str, ...]
+    calibration: Calibration | None
+    samples: Samples | None
+
+
+class Workshop:
+    """Makes the models of a net's variants in `folder`, each once."""
+
+    def __init__(
+        self,
+        net: Net,
+        weights: Weights,
+        folder: Path,
+        material: Material,
+        plans: PlanOptions,
+        plan_cache: Path | None,
+        progress: Progress,
+    ) -> None:
+        folder.mkdir()
+        self.net = net
+        self.plain = inference(net.graph)
+        self.weights = weights
+        self.folder = folder
+        self._files: dict[str, FileRecord] = {}
+        self._material = material
+        self._plans = plans
+        self._plan_cache = plan_cache
+        self._progress = progress
+        self._extents = store.write(folder / WEIGHTS, dict(weights))
+        self._forms: dict[tuple[str, ...], tuple[Graph, Weights, tuple[str, ...]]] = {}
+        self._calibrations: dict[tuple[str, ...], tuple[Calibration, Samples | None]] = {}
+        self._made: dict[Variant, Made] = {}
+        self._records: dict[str, EngineRecord] = {}
+
+    @property
+    def can_quantize(self) -> bool:
+        """Whether there is anything to take ranges from."""
+        return self._material.photographs is not None or self._material.calibration is not None
+
+    def make(self, variant: Variant) -> Made:
+        """The model of a variant. Raises AlexcError if there is none."""
+        key = replace(variant, threads=None)
+        if key not in self._made:
+            self._made[key] = self._make(key)
+        return self._made[key]
+
+    def contestant(self, variant: Variant) -> Contestant:
+        """The variant as a race takes it; its model is made, and its plan built where it has one.
+
+        Raises AlexcError if it can't be.
+        """
+        made = self.make(variant)
+        if variant.path not in self._records:
+            if RUNNERS[variant.engine].needs_plan:
+                self._build(variant, made)
+            record = EngineRecord(variant.engine, variant.precision, "candidate", variant.path)
+            self._records[variant.path] = record
+            manifest = unverified(self.net, list(self._records.values()))
+            whole = replace(manifest, files=self._listed())
+            (self.folder / MANIFEST).write_bytes(render(whole))
+        record = EngineRecord(variant.engine, variant.precision, "candidate", variant.path)
+        return ours.of_record(self.folder, record, threads=variant.threads)
+
+    def _listed(self) -> dict[str, FileRecord]:
+        """Every file there is. None is written twice, so each is hashed once."""
+        for file in sorted(self.folder.rglob("*")):
+            name = file.relative_to(self.folder).as_posix()
+            if file.is_file() and name != MANIFEST and name not in self._files:
+                self._files[name] = FileRecord(file.stat().st_size, sha256(file))
+        return dict(self._files)
+
+    def _make(self, variant: Variant) -> Made:
+        from alexc.lower.to_onnx import serialize, to_onnx
+
+        graph, weights, files = self._in_form(variant.forms)
+        calibration, samples = None, None
+        if variant.precision in QUANTIZED:
+            calibration, samples = self._calibrated(variant)
+        precision = "fp32" if variant.precision == "tf32" else variant.precision
+        named = self.net.spec.header.precision
+        model = self.folder / variant.model
+        result = written(graph, weights, precision, named, calibration)
+        if not model.exists():
+            extents = dict(self._extents)
+            for file in files[1:]:
+                extents |= store.extents(self.folder / file)
+            model.write_bytes(serialize(to_onnx(result, extents)))
+        return Made(graph, result, weights, model, (variant.model, *files), calibration, samples)
+
+    def _in_form(self, forms: tuple[str, ...]) -> tuple[Graph, Weights, tuple[str, ...]]:
+        """Graph and weights in these forms, and the files that the weights lie in."""
+        if forms not in self._forms:
+            graph, weights = in_form(forms, self.plain, self.weights)
+            files: tuple[str, ...] = (WEIGHTS,)
+            if weights is not self.weights:
+                own = {
+                    name: array
+                    for name, array in weights.items()
+                    if name in graph.parameters and array is not self.weights.get(name)
+                }
+                name = f"weights-{'-'.join(layer_forms(forms))}.safetensors"
+                if not (self.folder / name).exists():
+                    store.write(self.folder / name, own)
+                files = (WEIGHTS, name)
+            self._forms[forms] = (graph, weights, files)
+        return self._forms[forms]
+
+    def _calibrated(self, variant: Variant) -> tuple[Calibration, Samples | None]:
+        """The ranges of the layers as they are in the variant's forms."""
+        forms = layer_forms(variant.forms)
+        numbers = QUANTIZED[variant.precision]
+        key = (numbers, *forms)
+        if key not in self._calibrations:
+            graph, weights, _ = self._in_form(forms)
+            material = self._material
+            if material.photographs is None:
+                assert material.calibration is not None
+                self._calibrations[key] = (material.calibration, None)
+            else:
+                layers = quantizable(graph, self.net.spec.header.precision)
+                self._calibrations[key] = calibrations.calibrate(
+                    graph, weights, material.photographs, layers, numbers, self._progress
+                )
+        return self._calibrations[key]
+
+    def _build(self, variant: Variant, made: Made) -> None:
+        """Build the plan that the variant's engine loads. Raises AlexcError."""
+        self._progress(f"plan for {variant.label}")
+        (self.folder / ENGINES).mkdir(exist_ok=True)
+        records = self._listed()
+        digests = {name: records[name].sha256 for name in made.files}
+        plan = cached_plan(
+            self._plan_cache,
+            made.model,
+            self.folder / variant.path,
+            digests,
+            flavour=variant.engine,
+            precision=variant.precision,
+            options=self._plans,
+        )
+        if plan.record.path is None:
+            raise fault("plan/engine", plan.record.status)
+
+
+def layer_forms(forms: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that make other layers of a graph, and not only other nodes of the same ones."""
+    return tuple(name for name in forms if FORMS[name].kind != "lrn")

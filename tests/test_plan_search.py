@@ -1,0 +1,321 @@
+"""The search as a whole, with ways to run the net that behave and misbehave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import alexc_runtime
+from alexc.diagnostics import AlexcError, UsageError
+from alexc.engines.options import PlanOptions
+from alexc.frontend import Net, load_net
+from alexc.plan import search as searching
+from alexc.plan.budget import parse_budget
+from alexc.plan.choice import Tried
+from alexc.plan.contestant import Contestant
+from alexc.plan.measure import Pace, Result, race
+from alexc.plan.outcome import nothing_passes
+from alexc.plan.photographs import MOST_IMAGES, Labelled
+from alexc.plan.search import Found, Request, check, search
+from alexc.plan.timing import Times
+from alexc.plan.variant import Variant
+from alexc.plan.workshop import Material, Workshop
+from alexc.train.score import labelled
+from alexc.weights.init import draw
+from alexc_runtime.manifest import BatchRange
+from alexc_runtime.planned import this_machine
+from tests.command_line import Alexc, alexc
+
+__all__ = ["alexc"]
+
+SPEC = """\
+alexc: 1
+name: small
+input: {channels: 3, height: 9, width: 8}
+layers:
+  conv1: {op: conv, out_channels: 6, kernel_size: 2}
+  bn1: batch_norm
+  relu1: relu
+  flatten: flatten
+  fc: {op: linear, out_features: 7}
+init: kaiming
+"""
+PLANS = PlanOptions(profiles=(BatchRange(1, 2, 4),))
+QUICK = Pace(rounds=2, seconds=0.0, fewest=1, most=1, profile_runs=0)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paces that take no time, and one core, on which no numbers of threads are tried."""
+    monkeypatch.setattr(searching, "_SHORT", QUICK)
+    monkeypatch.setattr(searching, "_FINAL", replace(QUICK, rounds=6))
+    monkeypatch.setattr(searching, "this_machine", lambda: replace(this_machine(), cores=1))
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Net:
+    (tmp_path / "small.yaml").write_text(SPEC, encoding="utf-8")
+    return load_net(tmp_path / "small.yaml")
+
+
+def found(net: Net, folder: Path, budget: str, **changes: Any) -> Found:
+    weights = draw(net.graph, net.spec.header.init, {}, 0)
+    request = Request(parse_budget(budget), PLANS, **changes)
+    (folder / "into").mkdir()
+    return search(net, weights, request, folder / "into", lambda _: None)
+
+
+# ---- contestants of straw ------------------------------------------------------------------------
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, behaviour: dict[Variant, dict[str, Any]]) -> None:
+    """Let ways be run by `tests.plan_contestants`, each of which behaves as it is told.
+
+    The cross-check passes what it is not told to refuse. Ways that are not named can't be made.
+    """
+
+    def contestant(self: Workshop, variant: Variant) -> Contestant:
+        self.make(variant)
+        if variant not in behaviour:
+            raise AlexcError(nothing_passes([], parse_budget("exact")))
+        settings = {"folder": str(self.folder), **behaviour[variant]}
+        return Contestant(
+            variant.engine,
+            "ours",
+            variant.precision,
+            "tests.plan_contestants:opened",
+            settings,
+        )
+
+    def certify(self: Any, each: Tried) -> None:
+        self._look(each, self._request.labelled)
+        each.rejection = behaviour[each.variant].get("rejection")
+        each.verified = each.rejection is None
+
+    def timed(contestants: Any, *words: Any) -> list[Result]:
+        """A race of which the times are those that were told."""
+        results = race(contestants, *words)
+        for result in results:
+            ms = result.contestant.settings.get("ms", 1.0)
+            result.times = {batch: Times(((ms,),) * 6) for batch in result.times}
+        return results
+
+    monkeypatch.setattr(searching, "race", timed)
+    monkeypatch.setattr(Workshop, "contestant", contestant)
+    monkeypatch.setattr(searching._Course, "_certify", certify)
+    for engine in ("onnxruntime", "openvino"):
+        kind = alexc_runtime.ENGINES[engine]
+        monkeypatch.setattr(kind, "obstacle", classmethod(lambda _: None))
+
+
+PLAIN = Variant("onnxruntime")
+FOLDED = Variant("onnxruntime", forms=("folded",))
+OTHER = Variant("openvino")
+OTHER_FOLDED = Variant("openvino", forms=("folded",))
+NARROW = Variant("openvino", "bf16")
+NARROW_FOLDED = Variant("openvino", "bf16", ("folded",))
+
+
+def verdicts(found: Found) -> dict[str, str]:
+    return {
+        Variant(each.engine, each.precision, each.forms).label: each.verdict
+        for each in found.plan.candidates
+    }
+
+
+def test_what_crashes_or_lies_in_the_middle_only_loses(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(
+        monkeypatch,
+        {
+            PLAIN: {"ms": 12},
+            FOLDED: {"ms": 1, "dies_at": 6},
+            OTHER: {"ms": 6},
+            OTHER_FOLDED: {"ms": 1, "off": 0.05},
+            NARROW: {"ms": 1, "off": 4e-3},
+        },
+    )
+    result = found(net, tmp_path, "1e-3")
+    assert result.plan.said == "all batches on openvino in fp32"
+    said = verdicts(result)
+    assert said["onnxruntime fp32, folded"].startswith("failed: the process was ended by signal 9")
+    assert said["openvino fp32, folded"].startswith("failed: gave wrong numbers: 5.0e-02")
+    assert said["openvino bf16"] == "over the budget: an error of 4.0e-03, where 0.001 is allowed"
+    assert said["onnxruntime fp32"].startswith("2.00 × the time of openvino fp32 at batch 1")
+    # What is over the budget is not raced at all.
+    times = {Variant(c.engine, c.precision, c.forms): c.times for c in result.plan.candidates}
+    assert times[NARROW] == ()
+    assert {each.final for each in times[OTHER]} == {True}
+    assert result.plan.ways(1)[1].engine == "onnxruntime"
+
+
+def test_a_way_that_is_not_verified_is_not_chosen(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(
+        monkeypatch,
+        {
+            PLAIN: {"ms": 9},
+            FOLDED: {"ms": 9},
+            OTHER: {"ms": 6},
+            OTHER_FOLDED: {"ms": 6},
+            NARROW: {"ms": 1, "off": 4e-3, "rejection": "conv1 does not compute what it should"},
+            NARROW_FOLDED: {"ms": 2, "off": 4e-3},
+        },
+    )
+    result = found(net, tmp_path, "1e-2")
+    assert result.plan.choices[0].way.path == "model-folded-bf16.onnx"
+    said = verdicts(result)
+    assert said["openvino bf16"] == "not verified: conv1 does not compute what it should"
+    # The model came into the bundle, and with it the weights that are its own.
+    assert {path.name for path in (tmp_path / "into").iterdir()} >= {
+        "model-folded-bf16.onnx",
+        "weights-folded.safetensors",
+    }
+    assert not (tmp_path / "into" / "model-bf16.onnx").exists()
+
+
+def test_nothing_passes(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, {PLAIN: {"off": 2e-4}, OTHER: {"off": 5e-4}})
+    with pytest.raises(AlexcError) as caught:
+        found(net, tmp_path, "1e-5")
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "plan/nothing-passes"
+    assert diagnostic.help in (
+        "--budget 0.0002 takes onnxruntime fp32",
+        "--budget 0.00021 takes onnxruntime fp32",
+    )
+    assert any(
+        note == "openvino fp32: over the budget: an error of 5.0e-04, where 1e-05 is allowed"
+        for note in diagnostic.notes
+    )
+
+
+def test_agreement_and_accuracy_on_images_with_labels(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the classes are others in one precision, and the accuracy is that of each."""
+    stand_in(
+        monkeypatch,
+        {PLAIN: {"ms": 6}, OTHER: {"ms": 6}, NARROW: {"ms": 1, "off": 1e-3, "turns_every": 2}},
+    )
+    images = np.random.default_rng(1).standard_normal((20, 3, 9, 8), np.float32)
+    asked: list[int] = []
+
+    def some(count: int) -> Any:
+        asked.append(count)
+        return images
+
+    def score(forward: Any) -> tuple[float, float]:
+        return float((forward(images).argmax(1) == forward(images).argmax(1)).mean()), 0.75
+
+    given = Labelled(some, score)
+    result = found(net, tmp_path, "top1:99%", labelled=given)
+    said = verdicts(result)
+    assert "for 50.00% of the photographs, where 99.00% is asked for" in said["openvino bf16"]
+    assert (result.plan.images, result.plan.photographs) == (20, True)
+    chosen = [each for each in result.plan.candidates if each.verdict.startswith("chosen")]
+    assert (chosen[0].agreement, chosen[0].top1, chosen[0].top5) == (1.0, 1.0, 0.75)
+    assert asked == [MOST_IMAGES]
+
+
+# ---- asked for wrongly ---------------------------------------------------------------------------
+
+
+def test_an_agreement_takes_photographs(net: Net) -> None:
+    budget = parse_budget("top1:99%")
+    with pytest.raises(UsageError, match="is about photographs, and there are none"):
+        check(net, Request(budget))
+    few = Material(photographs=np.zeros((3, 3, 9, 8), np.float32))
+    with pytest.raises(UsageError, match="3 photographs are too few"):
+        check(net, Request(budget, material=few))
+    check(net, Request(parse_budget("1e-3")))
+    image = replace(net, graph=net.graph.rebuilt(outputs=("relu1",)))
+    enough = Material(photographs=np.zeros((16, 3, 9, 8), np.float32))
+    check(net, Request(budget, material=enough))
+    with pytest.raises(UsageError, match="relu1 is an image, and has no first class"):
+        check(image, Request(budget, material=enough))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "1e-3"], "--budget is for a search"),
+        (["--threads", "2"], "--threads is for a search"),
+        (["--target", "auto", "--budget", "some"], "'some' is no budget"),
+        (["--target", "auto", "--precision", "bf16"], "finds the precision itself"),
+        (["--target", "auto", "--target", "openvino"], "there is no engine 'auto'"),
+        (["--target", "auto", "--budget", "top1:99%"], "is about photographs"),
+    ],
+)
+def test_wrong_usage(
+    arguments: list[str], message: str, net: Net, tmp_path: Path, alexc: Alexc
+) -> None:
+    ran = alexc("build", tmp_path / "small.yaml", "--out", tmp_path / "out", *arguments)
+    assert ran.status == 2, ran.err
+    assert message in ran.err
+    assert net.spec.name == "small"
+    assert not (tmp_path / "out").exists()
+
+
+# ---- for real ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("net")
+def test_a_build_that_searches(
+    tmp_path: Path, alexc: Alexc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one engine, from the command line to a session; a second build does nothing."""
+    pytest.importorskip("onnxruntime")
+    from alexc import build
+
+    monkeypatch.setattr(searching, "ENGINES", {"onnxruntime": alexc_runtime.ENGINES["onnxruntime"]})
+    monkeypatch.setattr(build, "PLAN_ENGINES", ())
+    place = ("build", tmp_path / "small.yaml", "--out", tmp_path / "out")
+    words = ("--target", "auto", "--batch", "1,1,2", "--json")
+    ran = alexc(*place, *words)
+    assert ran.status == 0, ran.err
+    plan = ran.json["plan"]
+    assert plan["budget"] == "exact"
+    assert {tuple(each["forms"]) for each in plan["candidates"]} == {(), ("folded",)}
+    assert all(each["exact"] for each in plan["candidates"])
+    with alexc_runtime.open(tmp_path / "out") as session:
+        assert "planned, the fastest of 2 within exact" in session.why
+        images = np.random.default_rng(2).standard_normal((3, 3, 9, 8), np.float32)
+        planned = session.run(images)["fc"]
+    with alexc_runtime.open(tmp_path / "out", "onnxruntime") as session:
+        np.testing.assert_allclose(session.run(images)["fc"], planned, rtol=1e-4, atol=1e-5)
+    assert alexc(*place, *words).json["up_to_date"] is True
+    # On another machine it is measured again.
+    auto = build.Auto(parse_budget("exact"))
+    here = build._inputs_of_search(auto)
+    monkeypatch.setattr(build, "this_machine", lambda: replace(this_machine(), cpu="another"))
+    assert build._inputs_of_search(auto) != here
+
+
+def test_images_with_labels_for_a_search(tmp_path: Path) -> None:
+    """Those of a data set, as the net takes them, with an accuracy that is `alexc eval`'s."""
+    from PIL import Image
+
+    for label in ("n1", "n2"):
+        folder = tmp_path / "data" / "val" / label
+        folder.mkdir(parents=True)
+        for index in range(3):
+            pixels = np.random.default_rng(index).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    spec = SPEC + "preprocess: {scale: 0.01}\nlabels: [n1, n2, a, b, c, d, e]\n"
+    (tmp_path / "small.yaml").write_text(spec, encoding="utf-8")
+    net = load_net(tmp_path / "small.yaml")
+    given = labelled(net, f"folder:{tmp_path / 'data'}", "test")
+    assert given.some(4).shape == (4, 3, 9, 8)
+
+    def first_class(images: Any) -> Any:
+        return np.tile(np.array([1, 0, 0, 0, 0, 0, 0.5], np.float32), (len(images), 1))
+
+    top1, top5 = given.score(first_class)
+    assert (top1, top5) == (0.5, 1.0)
