@@ -23,7 +23,7 @@ from alexc.ops.base import Op, Padding
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
-from alexc.ops.pointwise import Dropout, Relu, Softmax
+from alexc.ops.pointwise import Dropout, Relu, Softmax, Tanh
 from alexc.ops.pool import MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
 from alexc.verify.foreign.crosscheck import verify_foreign
@@ -330,6 +330,46 @@ def by_hand(
     return path
 
 
+def test_layers_that_are_written_otherwise_are_found(tmp_path: Path) -> None:
+    """As Keras's files have them: automatic padding, a product and a sum, a pad of its own."""
+    graph = chain(
+        ("conv1", Conv(out_channels=8, kernel_size=(3, 3), padding=PADDED)),
+        ("act1", Tanh()),
+        ("conv2", Conv(out_channels=5, kernel_size=(3, 3), stride=(2, 2), padding=PADDED)),
+        ("flat", Flatten()),
+        ("fc3", Linear(out_features=7)),
+        ("prob", Softmax()),
+    )
+    generator = np.random.default_rng(4)
+
+    def drawn(*shape: int) -> NDArray[np.float32]:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    weights: Any = {
+        "k1": drawn(8, 3, 3, 3), "b1": drawn(8), "k2": drawn(5, 8, 3, 3), "m": drawn(210, 7),
+        "b3": drawn(7), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "flat": np.array([-1, 210]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "k1", "b1"], ["a"], auto_pad="SAME_UPPER"),
+        helper.make_node("Tanh", ["a"], ["b"]),
+        helper.make_node("Identity", ["b"], ["b2"]),
+        helper.make_node("Pad", ["b2", "pads"], ["c"]),
+        helper.make_node("Conv", ["c", "k2"], ["d"], strides=[2, 2]),
+        helper.make_node("Reshape", ["d", "flat"], ["e"]),
+        helper.make_node("MatMul", ["e", "m"], ["f"]),
+        helper.make_node("Add", ["f", "b3"], ["g"]),
+        helper.make_node("Softmax", ["g"], ["h"]),
+        helper.make_node("Identity", ["h"], ["out"]),
+    ]
+    report = check(by_hand(tmp_path, nodes, weights, {"out": (7,)}), graph, backends=None)
+    assert report.passed, report.to_json()
+    assert report.matched == {
+        "conv1": "a", "act1": "b", "conv2": "d", "flat": "e", "fc3": "g", "prob": "h",
+    }  # fmt: skip
+    alone = {row.layer for row in report.rows if row.check == "alone"}
+    assert alone == set(report.matched)
+
+
 # ---- what is caught ------------------------------------------------------------------------------
 
 
@@ -523,6 +563,19 @@ def test_ops_of_another_domain_are_left_to_the_backend(tmp_path: Path) -> None:
 def test_sizes_that_the_file_leaves_open_are_the_specs(tmp_path: Path) -> None:
     free = relu(tmp_path, inputs={"x": (3, "h", "w")}, outputs={"y": (3, "h", "w")})
     assert check(free, RELU).passed
+
+
+def test_narrow_files_are_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+    ]
+    narrow = relu(tmp_path, nodes=nodes)
+    assert fault_of(lambda: check(narrow, RELU)) == (
+        f"verify/foreign-type: {narrow} computes relu1, its r (Relu), in float16, "
+        "and only float32 is held to a spec"
+    )
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

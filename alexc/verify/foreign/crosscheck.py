@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.diagnostics import usage_fault
+from alexc.diagnostics import fault, usage_fault
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
@@ -121,6 +121,7 @@ def _prepared(
         for layer in model.layers
     ]
     matching = match(graph, replace(model, layers=tuple(layers)))
+    _check_types(model, matching, parts)
     faults = None
     if weights is None:
         graph = with_folded(graph, matching)
@@ -133,6 +134,24 @@ def _prepared(
     subject = Subject(written, weights, model.path, written, counterparts)
     tried = _can_be_tried(written, counterparts, matching, parts)
     return _Prepared(subject, matching, tried, faults, surplus(written, matching))
+
+
+def _check_types(model: ForeignModel, matching: Matching, parts: Parts) -> None:
+    """Raise AlexcError if a layer's counterpart is not in float32.
+
+    How a narrower file rounds within a layer of many nodes is the exporter's choice, of which no
+    tolerance is known; a wider one is not held to what it could be.
+    """
+    from onnx import TensorProto
+
+    for name, layer in matching.pairs.items():
+        if (type_ := parts.element_type(layer.tensor)) != TensorProto.FLOAT:
+            raise fault(
+                "verify/foreign-type",
+                f"{model.path} computes {name}, its {layer.label}, in "
+                f"{TensorProto.DataType.Name(type_).lower()}, and only float32 is held to a spec",
+                help="export it in float32; alexc build --precision makes narrow models",
+            )
 
 
 def _can_be_tried(

@@ -46,6 +46,13 @@ class Parts:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
         return tuple(sizes) if all(size > 0 for size in sizes) else None
 
+    def element_type(self, tensor: str) -> int:
+        """ONNX's number for a tensor's type; float32's where it can't be told without running."""
+        from onnx import TensorProto
+
+        value = self._types.get(tensor)
+        return (value.type.tensor_type.elem_type if value is not None else 0) or TensorProto.FLOAT
+
     def instrumented(self, tensors: Collection[str]) -> bytes:
         """The model with these tensors as outputs, too; its weights stay where they are."""
         import onnx
@@ -119,11 +126,9 @@ class Parts:
 
     def _declared(self, name: str) -> onnx.ValueInfoProto:
         """A tensor with the type that is known of it; float32 where none is."""
-        from onnx import TensorProto, helper
+        from onnx import helper
 
-        value = self._types.get(name)
-        type_ = TensorProto.FLOAT if value is None else value.type.tensor_type.elem_type
-        return helper.make_tensor_value_info(name, type_ or TensorProto.FLOAT, None)
+        return helper.make_tensor_value_info(name, self.element_type(name), None)
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
