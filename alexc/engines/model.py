@@ -68,3 +68,10 @@ def model_input(path: Path, model: onnx.ModelProto) -> Input:
         )
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return Input(inputs[0].name, dtype, shape)
+
+
+def weights_files(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The files beside the model that its weights lie in, each once, in the order of the model."""
+    tensors = model.graph.initializer
+    places = (entry for tensor in tensors for entry in tensor.external_data)
+    return tuple(dict.fromkeys(entry.value for entry in places if entry.key == "location"))
