@@ -4,6 +4,7 @@
     fp16, bf16   all layers in it but those that lose too much (see `passes.precision`)
     int8, u8s8, fp8
                  convolutions and linear layers on grids (see `passes.quantize`), the rest in fp32
+    int8-weights the weights of linear layers on grids (see `passes.weight_only`), all else in fp32
 
 Layers that the spec's `precision:` names keep what it says.
 """
@@ -27,6 +28,7 @@ from alexc.graph.quantization import Scheme
 from alexc.passes.inference import inference
 from alexc.passes.precision import with_precision
 from alexc.passes.quantize import quantizable
+from alexc.passes.weight_only import linear_layers, weight_only
 from alexc.verify.crosscheck import Samples
 from alexc_runtime.manifest import Preprocess
 from alexc_runtime.preprocess import normalised
@@ -36,6 +38,8 @@ Images = NDArray[np.float32]
 
 _OF_LAYERS: dict[str, Precision] = {"fp16": "fp16", "bf16": "bf16"}
 QUANTIZED: dict[str, Scheme] = {"int8": "int8", "u8s8": "u8s8", "fp8": "fp8"}
+
+WEIGHT_ONLY = "int8-weights"
 
 _HOW = "--calibrate DIR, with photographs like those that the net will see"
 
@@ -62,7 +66,8 @@ def written(
 ) -> Graph:
     """The graph, in its inference form, in a precision. int8, u8s8 and fp8 take a calibration.
 
-    Raises AlexcError calibrate/other if that is of another net or other weights.
+    Raises AlexcError calibrate/other if that is of another net or other weights, and
+    precision/no-layers if int8-weights finds nothing to round.
     """
     plain = inference(graph)
     result = with_precision(plain, _OF_LAYERS.get(precision, "fp32"), named)
@@ -70,6 +75,15 @@ def written(
         if calibration is None or calibration.scheme != precision:
             raise fault("calibrate/other", f"the ranges are not those of {precision}", help=_HOW)
         result = calibration.apply(result, weights)
+    elif precision == WEIGHT_ONLY:
+        layers = linear_layers(plain, named)
+        if not layers:
+            raise fault(
+                "precision/no-layers",
+                f"{precision} is for linear layers before the last, and {graph.name} has none",
+                help="int8 rounds convolutions, too: --precision int8 --calibrate DIR",
+            )
+        result = weight_only(result, weights, layers)
     return result
 
 
@@ -128,7 +142,7 @@ def narrow(
     if "fp16" in result.precisions.values():
         progress("calibration: magnitudes")
         _refuse_overflow(result, weights, images, preprocess)
-    if images is not None and result.precisions:
+    if images is not None and (result.precisions or result.quantized):
         progress("calibration: the reference of the held-out images")
         _, held_out = calibrations.split(images)
         samples = Samples(held_out, calibrations.reference_outputs(plain, weights, held_out))

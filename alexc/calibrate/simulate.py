@@ -74,12 +74,14 @@ class Simulation:
             with torch.no_grad():
                 layer.weight.copy_(_rounded(layer.weight, steps, grid.format))
 
-            def read(
-                _: Any, given: Any, step: float = grid.input_step, f: Any = grid.input_format
-            ) -> Any:
-                return (_rounded(given[0], torch.tensor(step), f), *given[1:])
+            if grid.input_step is not None:
 
-            yield layer.register_forward_pre_hook(read)
+                def read(
+                    _: Any, given: Any, step: float = grid.input_step, f: Any = grid.input_format
+                ) -> Any:
+                    return (_rounded(given[0], torch.tensor(step), f), *given[1:])
+
+                yield layer.register_forward_pre_hook(read)
             if grid.output_step is not None:
 
                 def write(

@@ -40,11 +40,12 @@ class Quantization:
     """The grids of one layer: steps of its input, of each output channel's weights, of its result.
 
     `format` is that of the weights, and of input and result unless these are `unsigned`.
-    `output_step` is None where the result is an output of the graph, which stays as it is computed.
+    `input_step` is None where the weights alone are on a grid, and `output_step` where the result
+    stays as it is computed, as an output of the graph does.
     """
 
     format: QuantizedFormat
-    input_step: float
+    input_step: float | None
     weight_steps: tuple[float, ...]
     output_step: float | None
     unsigned_input: bool = False

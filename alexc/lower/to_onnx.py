@@ -212,6 +212,28 @@ class _Writer:
         small = self.derive(f"{name}.{format}", "QuantizeLinear", [name, *grid], axis=0)
         return self.derive(f"{name}.rounded", "DequantizeLinear", [small, *grid], axis=0)
 
+    def weight_of_integers(self, name: str, steps: Sequence[float], format: QuantizedFormat) -> str:
+        """The name under which the weight of a linear layer is to be had that is rounded alone.
+
+        Not by QuantizeLinear and DequantizeLinear: for these engines look for layers whose input is
+        rounded, too, and where it is not, OpenVINO (2026.4) writes the weights out in float32 and
+        ONNX Runtime (1.31) does so on every run. A cast from int8 that is scaled OpenVINO keeps as
+        int8, and ONNX Runtime computes once.
+        """
+        column = np.array(steps, np.float32)[:, np.newaxis]
+        step = self.constant(f"{name}.step", column)
+        info = np.iinfo(_NUMPY_TYPES[format])
+        limits = [
+            self.constant(f"{format}.{what}", np.array(value, np.float32))
+            for what, value in (("least", info.min), ("most", info.max))
+        ]
+        scaled = self.derive(f"{name}.scaled", "Div", [name, step])
+        whole = self.derive(f"{name}.whole", "Round", [scaled])
+        inside = self.derive(f"{name}.inside", "Clip", [whole, *limits])
+        small = self.derive(f"{name}.{format}", "Cast", [inside], to=_TYPES[format])
+        back = self.derive(f"{name}.back", "Cast", [small], to=_TYPES["fp32"])
+        return self.derive(f"{name}.rounded", "Mul", [back, step])
+
     def _grid(self, name: str, steps: Any, format: QuantizedFormat) -> list[str]:
         """The steps, and the zero point that says the type: all zeros, as TensorRT wants it."""
         zeros = np.zeros(np.shape(steps), _NUMPY_TYPES[format])
@@ -243,7 +265,8 @@ class _Layer(Generic[OpType]):
         The nodes that bring them there are added, unless a layer before has done it.
         """
         names = [self.writer.tensor_in(source, self.precision) for source in self.node.inputs]
-        if (grid := self.quantization) is not None:
+        grid = self.quantization
+        if grid is not None and grid.input_step is not None:
             shape, step = self.node.input_shapes[0], grid.input_step
             names[0] = self.writer.rounded(names[0], shape, step, grid.input_format)
         return names
@@ -262,8 +285,10 @@ class _Layer(Generic[OpType]):
             local: self.writer.weight_in(whole, self.precision) for local, whole in wholes.items()
         }
         if (grid := self.quantization) is not None:
-            weight = names["weight"]
-            names["weight"] = self.writer.rounded_weight(weight, grid.weight_steps, grid.format)
+            round_weight = self.writer.rounded_weight
+            if grid.input_step is None:
+                round_weight = self.writer.weight_of_integers
+            names["weight"] = round_weight(names["weight"], grid.weight_steps, grid.format)
         return names
 
     def emit(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> None:

@@ -99,7 +99,9 @@ def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:
     if (obstacle := kind.obstacle()) is not None:
         raise Missing(obstacle)
     bundle = open_bundle(settings["folder"])
-    record = EngineRecord(settings["engine"], settings["precision"], "candidate", settings["path"])
+    record = bundle.manifest.record(settings["engine"], settings["path"]) or EngineRecord(
+        settings["engine"], settings["precision"], "candidate", settings["path"]
+    )
     try:
         engine = kind(bundle, record, settings["threads"] or subject.threads)
     except EngineUnavailableError as error:
@@ -145,6 +147,7 @@ def _profile_openvino(
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",  # the model says the precision of each layer
         "PERFORMANCE_HINT": "LATENCY",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "PERF_COUNT": True,
     }
     if threads is not None:

@@ -33,7 +33,7 @@ def inputs_on_grid(
     inputs: Sequence[Array], grid: Quantization | None, jitter: Array | float = 0.0
 ) -> list[Array]:
     """The inputs of a layer as it reads them."""
-    if grid is None:
+    if grid is None or grid.input_step is None:
         return list(inputs)
     return [on_grid(inputs[0], grid.input_step, grid.input_format, jitter), *inputs[1:]]
 
@@ -83,7 +83,7 @@ def settled(value: Array, allowed: Array, grid: Quantization | None) -> tuple[Ar
     if grid is None or grid.output_step is None:
         return value, allowed
     # Integer kernels keep the bias as a multiple of input step · weight step.
-    bias = grid.input_step * weight_steps(grid, value[0])
+    bias = (grid.input_step or 0.0) * weight_steps(grid, value[0])
     undecided = distance_to_tie(value, grid.output_step, grid.output_format) <= allowed + bias / 2
     rounded = result_on_grid(value, grid)
     whole = width(grid.output_step, grid.output_format)

@@ -42,7 +42,8 @@ class Trials:
         weights = dict(trial.weights)
         grid = self.graph.quantized.get(name)
         if grid is not None:
-            inputs[0] = off_ties(inputs[0], grid.input_step, grid.input_format)
+            if grid.input_step is not None:
+                inputs[0] = off_ties(inputs[0], grid.input_step, grid.input_format)
             steps = weight_steps(grid, weights["weight"])
             weights["weight"] = off_ties(weights["weight"], steps, grid.format)
         self.trials[name] = Trial(trial.node, inputs, weights)
@@ -107,7 +108,7 @@ def _over_the_grid(
 ) -> list[NDArray[np.float32]]:
     """Standard normal inputs of a quantized layer, scaled so that they use the whole grid."""
     grid = graph.quantized.get(node.name)
-    if grid is None:
+    if grid is None or grid.input_step is None:
         return inputs
     scale = np.float32(LARGEST[grid.input_format] * grid.input_step / 3)
     return [inputs[0] * scale, *inputs[1:]]

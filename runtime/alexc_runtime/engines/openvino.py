@@ -33,6 +33,8 @@ class OpenVino(Engine):
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _PRECISION,
             "PERFORMANCE_HINT": "LATENCY",
+            # Otherwise it rounds what a layer with weights of int8 reads to eight bits, too.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
             # On, it would leave denormals flushed to zero in the whole process, not here alone.
             "CPU_DENORMALS_OPTIMIZATION": False,
         }
