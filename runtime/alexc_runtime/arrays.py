@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,7 @@ class OnGpu:
         return int(shape[0]) if len(shape) else 0
 
 
-@dataclass(frozen=True)
-class Borrowed:
+class Borrowed(NamedTuple):
     """An array on a GPU that is somebody else's. `owner` is to be held as long as it is used.
 
     `type` is None if numpy has no such; `device` is the number of the GPU, None if it is not told.

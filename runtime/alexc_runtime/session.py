@@ -58,6 +58,7 @@ class Session:
         self._engine: Engine | None = engine
         self._record = record
         self._batch_limits = engine.batch_limits
+        self._input_type = np.dtype(bundle.manifest.input.dtype)
         self._why = why
 
     @property
@@ -195,10 +196,19 @@ class Session:
 
     def _check(self, batch: NDArray[Any] | Borrowed) -> None:
         """Whether the batch is one that the network takes. Raises BatchError."""
-        says = self.manifest.input
-        wanted = f"{says.dtype} (batch, {', '.join(map(str, says.shape))})"
+        says, (smallest, largest) = self.manifest.input, self._batch_limits
         kind = batch.dtype if isinstance(batch, np.ndarray) else batch.type
-        if kind != np.dtype(says.dtype):
+        shape = batch.shape
+        if (
+            kind == self._input_type
+            and shape[1:] == says.shape
+            and smallest <= shape[0]
+            and (largest is None or shape[0] <= largest)
+            and (isinstance(batch, np.ndarray) or batch.contiguous)
+        ):
+            return  # at once, since a call has no more than some microseconds
+        wanted = f"{says.dtype} (batch, {', '.join(map(str, says.shape))})"
+        if kind != self._input_type:
             pixels = says.dtype == "uint8"
             raise BatchError(
                 "batch/dtype",
@@ -214,8 +224,7 @@ class Session:
                 f"the batch is {batch.shape}, and {self.manifest.name} takes {wanted}",
                 help=_reshaped(batch.shape, says.shape),
             )
-        smallest, largest = self._batch_limits
-        images = batch.shape[0]
+        images = shape[0]
         if images < smallest or (largest is not None and images > largest):
             limits = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
             rebuild = "run it in parts, or build with another --batch MIN,OPT,MAX"
@@ -224,12 +233,11 @@ class Session:
                 f"a batch of {images} images; {self.engine} takes {limits}",
                 help=None if largest is None else rebuild,
             )
-        if isinstance(batch, Borrowed) and not batch.contiguous:
-            raise BatchError(
-                "batch/layout",
-                f"the batch on the GPU has gaps or another order of its axes than {wanted}",
-                help="of torch: batch.contiguous(); of CuPy: cupy.ascontiguousarray(batch)",
-            )
+        raise BatchError(
+            "batch/layout",
+            f"the batch on the GPU has gaps or another order of its axes than {wanted}",
+            help="of torch: batch.contiguous(); of CuPy: cupy.ascontiguousarray(batch)",
+        )
 
 
 def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
@@ -311,7 +319,9 @@ def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | No
 def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
     def load(way: Way) -> Engine:
         kind = ENGINES.get(way.engine)
-        record = EngineRecord(way.engine, way.precision, "verified", way.path)
+        record = bundle.manifest.record(way.engine, way.path) or EngineRecord(
+            way.engine, way.precision, "verified", way.path
+        )
         obstacle = "this alexc_runtime does not know it" if kind is None else _obstacle(record)
         if kind is None or obstacle is not None:
             raise EngineUnavailableError("engine/unavailable", f"{way.engine}: {obstacle}")

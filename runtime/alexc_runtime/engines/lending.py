@@ -44,10 +44,13 @@ class State:
 class Lent:
     """Inputs that are somebody else's, held until the stream has read them."""
 
-    def __init__(self, cuda: Cuda, reading: Any) -> None:
+    def __init__(self, cuda: Cuda, reading: Any, held: ExitStack) -> None:
         self._cuda = cuda
         self._reading = reading
-        self._held: deque[tuple[Any, ExitStack]] = deque()
+        self._events = held
+        self._idle: list[Any] = []  # events
+        self._held: deque[tuple[Any, object]] = deque()
+        self._legacy = cuda.api.cudaStream_t(LEGACY_STREAM)
 
     def hold(self, lent: Borrowed) -> None:
         """See that nobody writes into the input, or gives its memory to another, until it is read.
@@ -56,28 +59,26 @@ class Lent:
         the default stream. On yet another stream he would have to wait himself, so the memory is
         at least not given back before.
         """
-        cuda = self._cuda
-        with ExitStack() as own:
-            own.callback(lambda _: None, lent.owner)
-            event = cuda.event(own)
-            theirs = LEGACY_STREAM if lent.stream is None else lent.stream
-            cuda.after(self._reading, cuda.api.cudaStream_t(theirs), event)
-            self._held.append((event, own.pop_all()))
+        cuda, theirs = self._cuda, self._legacy
+        if lent.stream is not None:
+            theirs = cuda.api.cudaStream_t(lent.stream)
+        event = self._idle.pop() if self._idle else cuda.event(self._events)
+        self._held.append((event, lent.owner))
+        cuda.after(self._reading, theirs, event)
 
     def release(self) -> None:
         """Give back the inputs that have been read."""
         while self._held:
-            event, own = self._held[0]
+            event = self._held[0][0]
             (status,) = self._cuda.api.cudaEventQuery(event)
             if status:
                 return
+            self._idle.append(event)
             self._held.popleft()
-            own.close()
 
     def close(self) -> None:
-        """Give back all of them."""
-        while self._held:
-            self._held.popleft()[1].close()
+        """Give back all of them. Nothing may read them any more."""
+        self._held.clear()
 
 
 @dataclass

@@ -118,7 +118,7 @@ class TensorRT(Engine):
                 self._plan, self._cuda, self._compute, self._input.name, self._input.shape
             )
             held.callback(self._launches.close)
-            self._lent = Lent(self._cuda, self._compute)
+            self._lent = Lent(self._cuda, self._compute, held)
             held.callback(self._lent.close)
             self._state = State(self._cuda, (self._compute, self._copies), held)
             failing.pop_all()
@@ -272,15 +272,17 @@ class TensorRT(Engine):
             key: object = (slot, images, "computation")
             self._launches.put(key, lambda: Job(images, slot.device))
         else:
-            addresses = {**slot.device, self._input.name: lent.address}
-            key = (lent.address, images)
-            self._launches.put(key, lambda: Job(images, addresses, lasting=False))
-        outputs = {}
+            place = lent.address
+            self._launches.put(
+                (place, images),
+                lambda: Job(images, {**slot.device, self._input.name: place}, lasting=False),
+            )
+        outputs, copy = {}, cuda.api.cudaMemcpyAsync
         for tensor in self._outputs:
-            block = self._blocks.take(images * tensor.bytes)
-            source = slot.device[tensor.name]
             size = images * tensor.bytes
-            cuda.call(cuda.copy(block.address, source, size, cuda.on_device, self._compute))
+            block = self._blocks.take(size)
+            source = slot.device[tensor.name]
+            cuda.call(copy, block.address, source, size, cuda.on_device, self._compute)
             holder = Computed(block, self._state, self._compute, self._event)
             shape = (images, *tensor.shape)
             outputs[tensor.name] = DeviceArray(holder, shape, tensor.type, cuda.device)
