@@ -220,6 +220,10 @@ class Manifest:
     plan: Plan | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
+    def record(self, engine: str, path: str) -> EngineRecord | None:
+        """What is said of a file as an engine runs it, if anything is."""
+        return next((r for r in self.engines if (r.engine, r.path) == (engine, path)), None)
+
     def __post_init__(self) -> None:
         if not self.outputs:
             raise ValueError("a bundle has one or more outputs")
