@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from alexc.engines import driver, tensorrt
 from alexc.engines.options import PlanOptions
 from alexc.engines.record import BatchRange
 from alexc.engines.tensorrt import stripping
+from alexc.frontend import load_net
 from alexc.graph.graph import INPUT, Graph
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.base import Padding
@@ -281,3 +283,22 @@ def test_a_session_puts_the_bundles_weights_in(
             stage.commit(small_bundle.MANIFEST)
         with pytest.raises(EngineError, match=r"can't load .*: the plan takes conv.bias of shape"):
             machine.open(tmp_path / "small")
+
+
+# ---- AlexNet -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_stripped_plan_of_alexnet_takes_at_most_2_mb(precision: str, tmp_path: Path) -> None:
+    spec = load_net(Path(__file__).resolve().parents[1] / "specs" / "alexnet.yaml")
+    model = written(spec.graph, tmp_path / "net", 1, precision)
+    plan = tmp_path / "alexnet.plan"
+    tensorrt.build_plan(model, plan, precision=precision, options=STRIPPED)
+    assert plan.stat().st_size <= 2_000_000
+    places = stripped._parse(plan.read_bytes())[1]
+    assert {place.name for place in places} == set(spec.graph.parameters)
+    start = time.process_time()
+    tensorrt.build_plan(model, plan, precision=precision)
+    assert time.process_time() - start <= 3.0
