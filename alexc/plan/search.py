@@ -272,7 +272,7 @@ class _Course:
         plan = plan_of(self._tried, chosen, budget, self._photographs.count, self._real, seconds)
         kept = usable(self._tried, budget)
         records = dict.fromkeys(
-            EngineRecord(each.variant.engine, each.variant.precision, "verified", each.variant.path)
+            replace(self._workshop.record(each.variant), status="verified")
             for each in (*chosen.values(), *kept)
         )
         files: dict[str, None] = {}
@@ -402,11 +402,13 @@ class _Course:
         else:
             self._progress(f"plan: verifying {replace(variant, threads=None).label}")
             made = self._workshop.make(variant)
+            of_plan = ENGINES[variant.engine].needs_plan
             report = verify(
                 made.form,
                 made.weights,
                 made.model,
                 written=made.written,
+                plans=[self._workshop.record(variant)] if of_plan else (),
                 inputs=None if made.samples is None else made.samples.images[:2],
                 samples=made.samples,
                 backends=(variant.engine,),

@@ -94,7 +94,7 @@ class Workshop:
         self._forms: dict[tuple[str, ...], tuple[Graph, Weights, tuple[str, ...]]] = {}
         self._calibrations: dict[tuple[str, ...], tuple[Calibration, Samples | None]] = {}
         self._made: dict[Variant, Made] = {}
-        self._records: dict[str, EngineRecord] = {}
+        self._records: dict[tuple[str, str], EngineRecord] = {}
 
     @property
     def can_quantize(self) -> bool:
@@ -113,17 +113,21 @@ class Workshop:
 
         Raises AlexcError if it can't be.
         """
-        made = self.make(variant)
-        if variant.path not in self._records:
-            if RUNNERS[variant.engine].needs_plan:
-                self._build(variant, made)
+        return ours.of_record(self.folder, self.record(variant), threads=variant.threads)
+
+    def record(self, variant: Variant) -> EngineRecord:
+        """What the scratch bundle's manifest says of a variant, its files made."""
+        key = (variant.engine, variant.path)
+        if key not in self._records:
+            made = self.make(variant)
             record = EngineRecord(variant.engine, variant.precision, "candidate", variant.path)
-            self._records[variant.path] = record
+            if RUNNERS[variant.engine].needs_plan:
+                record = self._build(variant, made)
+            self._records[key] = record
             manifest = unverified(self.net, list(self._records.values()))
             whole = replace(manifest, files=self._listed())
             (self.folder / MANIFEST).write_bytes(render(whole))
-        record = EngineRecord(variant.engine, variant.precision, "candidate", variant.path)
-        return ours.of_record(self.folder, record, threads=variant.threads)
+        return self._records[key]
 
     def _listed(self) -> dict[str, FileRecord]:
         """Every file there is. None is written twice, so each is hashed once."""
@@ -187,8 +191,8 @@ class Workshop:
                 )
         return self._calibrations[key]
 
-    def _build(self, variant: Variant, made: Made) -> None:
-        """Build the plan that the variant's engine loads. Raises AlexcError."""
+    def _build(self, variant: Variant, made: Made) -> EngineRecord:
+        """Build the plan that the variant's engine loads, and say what it is. Raises AlexcError."""
         self._progress(f"plan for {variant.label}")
         (self.folder / ENGINES).mkdir(exist_ok=True)
         records = self._listed()
@@ -204,6 +208,7 @@ class Workshop:
         )
         if plan.record.path is None:
             raise fault("plan/engine", plan.record.status)
+        return replace(plan.record, path=variant.path)
 
 
 def layer_forms(forms: tuple[str, ...]) -> tuple[str, ...]:
