@@ -50,7 +50,8 @@ def _bundles(kept: Measured) -> Iterator[str]:
             yield f"  {'layer by layer':24} {found['fault']}"
         for backend, (passed, status) in found.get("backends", {}).items():
             worst = found["worst_rel_l2"].get(backend)
-            size = f", at most {worst:.1e} from the reference" if worst is not None else ""
+            known = passed is not None and worst is not None
+            size = f", at most {worst:.1e} from the reference" if known else ""
             result = "passed" if passed else status if passed is None else "failed"
             yield f"  {'layer by layer, ' + backend:36} {result}{size}"
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import alexc_runtime
+from alexc_runtime.manifest import MODEL, WEIGHTS
 from benchmarks import gpu, gpu_table, gpu_tasks
 from tests.gpu_machine import Machine, gpu_machine
 from tests.small_bundle import make
@@ -93,6 +95,23 @@ def test_what_python_takes_is_the_call_without_the_bare_launch(
         assert gpu_tasks.overhead_of(session, held, calls=5) == {
             "fault": "it runs without CUDA graphs"
         }
+
+
+def test_a_plan_of_an_exported_model_runs_as_ours_do(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    manifest = make(tmp_path / "small")
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    for name, called in ((MODEL, "exported.onnx"), (WEIGHTS, WEIGHTS)):
+        (folder / called).write_bytes((tmp_path / "small" / name).read_bytes())
+    bundle = alexc_runtime.open_bundle(
+        gpu_tasks._bundle_of_export(folder, "tensorrt_rtx", manifest)
+    )
+    (record,) = bundle.manifest.engines
+    assert (record.engine, record.precision) == ("tensorrt_rtx", "fp16")
+    assert record.built is not None
+    assert [profile.max for profile in record.built.profiles] == [1, 256]
+    assert [output.name for output in bundle.manifest.outputs] == ["scores"]
 
 
 def _times(p50_ms: float, batch: int) -> dict[str, float]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -271,6 +273,30 @@ def test_a_session_that_nobody_closes_is_closed_at_its_collection(
     del opened
     gc.collect()
     assert machine.gpu.left() == {}
+
+
+def test_python_ends_with_a_session_open_and_leaves_nothing(built: Path, tmp_path: Path) -> None:
+    script = """
+import atexit, sys
+from pathlib import Path
+import pytest
+from tests.gpu_machine import gpu_machine
+from tests.small_bundle import images
+
+atexit.register(lambda: print("left:", machine.gpu.left()))  # the last to be called
+context = gpu_machine(pytest.MonkeyPatch(), Path(sys.argv[2]))
+machine = context.__enter__()
+opened = machine.open(Path(sys.argv[1]))
+opened.run(images(3))
+results = opened.run_many([images(3)] * 3)
+next(results)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(built), str(tmp_path)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": "runtime"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("left: {}\n", "")
 
 
 @pytest.mark.parametrize(

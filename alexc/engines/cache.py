@@ -34,6 +34,7 @@ from alexc.engines.options import PlanOptions
 from alexc.engines.record import BUILT, BUILT_WITHOUT_GPU, Built, EngineRecord
 from alexc.engines.tensorrt import ParsedTensor, Plan, Progress, build_plan, flavours
 from alexc.engines.tensorrt.layers import Layers
+from alexc_runtime.user_cache import user_cache
 
 MOST_BYTES = 8_000_000_000
 
@@ -73,15 +74,8 @@ class PlanKey:
 
 def default_folder() -> Path | None:
     """Where this user's plans are kept, or None if ALEXC_CACHE is set to nothing."""
-    said = os.environ.get("ALEXC_CACHE")
-    if said is not None:
-        return Path(said) / "plans" if said else None
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        root = Path(base) if base else Path.home() / ".cache"
-    except RuntimeError:  # there is no home
-        return None
-    return root / "alexc" / "plans"
+    folder = user_cache()
+    return None if folder is None else folder / "plans"
 
 
 def cached_plan(

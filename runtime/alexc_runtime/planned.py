@@ -19,7 +19,6 @@ bundle if it has a `path`. `verdict` says in words why it was chosen, or why it 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -127,6 +126,14 @@ class Candidate:
     top5: float | None
     usable: bool
     verdict: str
+
+    @property
+    def label(self) -> str:
+        """`openvino bf16, banded, 2 threads`."""
+        words = [f"{self.engine} {self.precision}", *self.forms]
+        if self.threads is not None:
+            words.append("1 thread" if self.threads == 1 else f"{self.threads} threads")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -263,6 +270,8 @@ def _timed(fields: Fields) -> Timed:
 
 def this_machine() -> Place:
     """This machine, now. Nothing heavy is imported."""
+    import importlib.metadata  # a tenth of all that importing the runtime takes
+
     versions = {}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
