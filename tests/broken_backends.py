@@ -108,6 +108,18 @@ class Quiet(Exact):
         os._exit(0)
 
 
+class Uneven(Exact):
+    """Wrong where the batch has three images."""
+
+    name: ClassVar[str] = "uneven"
+
+    def shipped(self, images: NDArray[np.float32]) -> Tensors:
+        found = super().shipped(images)
+        if len(images) == 3:
+            found["prob"][2] = found["prob"][0]
+        return found
+
+
 class Forgetful(Exact):
     """Gives no outputs of the shipped artifact, and no reason."""
 

@@ -183,7 +183,7 @@ def test_a_wrong_mean_is_found_at_the_layer_that_has_it(
 
 
 def test_images_that_provoke_are_pixels() -> None:
-    images = batch_of_pixels((3, 17, 13), 2 * len(PIXEL_KINDS), 1)
+    images = batch_of_pixels((3, 17, 13), 2 * PIXEL_KINDS, 1)
     assert (images == np.rint(images)).all()
     assert (images.min(), images.max()) == (0, 255)
     assert not np.array_equal(images[0], images[len(PIXEL_KINDS)])

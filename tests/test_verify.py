@@ -23,6 +23,7 @@ from alexc.ops.pointwise import Dropout, Relu, Softmax
 from alexc.ops.pool import MaxPool
 from alexc.ops.structure import Flatten
 from alexc.passes.inference import inference
+from alexc.passes.precision import with_precision
 from alexc.verify import Report, verify
 from alexc.verify.backends import BACKENDS
 from alexc.verify.backends.base import Backend
@@ -30,6 +31,7 @@ from alexc.verify.compare import compare
 from alexc.verify.inputs import KINDS, batch
 from alexc.verify.page import page
 from alexc.weights import store
+from alexc_runtime.manifest import BatchRange
 from tests.broken_backends import (
     Crashing,
     Exact,
@@ -39,6 +41,7 @@ from tests.broken_backends import (
     Poisoned,
     Quiet,
     Talkative,
+    Uneven,
 )
 from tests.campaigns.false_alarms import verify_random_net
 
@@ -52,6 +55,7 @@ class Written:
     graph: Graph
     weights: Weights
     model: Path
+    file: Path  # of the weights
 
     def verify(self, **options: Any) -> Report:
         return verify(self.graph, self.weights, self.model, **{"isolate": False, **options})
@@ -90,7 +94,7 @@ def write(graph: Graph, folder: Path, weights: Weights | None = None) -> Written
     store.write(file, weights)
     model = folder / "model.onnx"
     model.write_bytes(serialize(to_onnx(inference(graph), store.extents(file))))
-    return Written(graph, weights, model)
+    return Written(graph, weights, model, file)
 
 
 @pytest.fixture(name="net")
@@ -127,8 +131,9 @@ def test_a_good_net_passes_on_every_backend_and_in_every_check(net: Written) -> 
             assert {row.layer for row in rows} == layers
             assert len(rows) == len(layers)
         assert [r.layer for r in report.rows if (r.backend, r.check) == (backend, "shipped")] == [
-            "prob",
-            "prob",  # of the first image alone
+            "prob",  # of the whole batch,
+            "prob",  # of one image, and
+            "prob",  # of three
         ]
         weighted = [r.layer for r in report.rows if (r.backend, r.check) == (backend, "parameters")]
         assert weighted == ["first", "first", "scores", "scores"]
@@ -172,16 +177,66 @@ def test_images_that_are_given_are_used(net: Written, images: int) -> None:
     np.testing.assert_array_equal(seen[0], given)
 
 
-def test_every_kind_of_image_passes(net: Written) -> None:
-    report = net.verify(batch=len(KINDS))
+def test_every_kind_of_image_is_given_and_the_report_says_so(net: Written) -> None:
+    report = net.verify(seed=4)
     assert report.passed, report.first_divergence
+    assert report.inputs is not None
+    assert tuple(report.inputs.kinds) == KINDS
+    assert report.inputs.images == len(KINDS)
+    assert report.inputs.seed == 4
+    same, other = (net.verify(seed=seed, backends=["torch"]).inputs for seed in (4, 5))
+    assert same is not None
+    assert other is not None
+    assert same.digest == report.inputs.digest != other.digest
+    assert "8 images drawn from seed 4 (structured, gaussian, zeros," in page(report, "net")
 
 
-def test_outputs_of_smaller_batches_are_compared_too(net: Written) -> None:
-    report = net.verify(backends=["onnxruntime"], batch=5)
+def test_what_overflows_fp16_by_its_nature_is_not_given_to_a_net_in_fp16(net: Written) -> None:
+    narrow = with_precision(inference(net.graph), "fp16", {})
+    net.model.write_bytes(serialize(to_onnx(narrow, store.extents(net.file))))
+    report = net.verify(written=narrow, backends=["onnxruntime"])
+    assert report.passed, report.first_divergence
+    assert report.inputs is not None
+    assert set(report.inputs.kinds) == set(KINDS) - {"large"}
+
+
+def test_outputs_are_compared_in_batches_of_every_size_that_is_served(net: Written) -> None:
+    served = BatchRange(2, 5, 11)
+    report = net.verify(backends=["torch", "onnxruntime"], batch=5, batches=served)
     shipped = [row for row in report.rows if row.check == "shipped"]
     assert report.passed
-    assert [row.images for row in shipped] == [None, 1, 3]
+    assert [row.images for row in shipped if row.backend == "torch"] == [None, 1, 3]
+    assert [row.images for row in shipped if row.backend == "onnxruntime"] == [None, 1, 2, 3, 11]
+    assert report.inputs is not None
+    assert report.inputs.batches == [1, 2, 3, 5, 11]
+
+
+def test_an_output_that_is_wrong_in_one_size_of_batch_is_told(
+    net: Written, among_backends: Any
+) -> None:
+    report = net.verify(backends=[among_backends(Uneven)])
+    assert [(row.layer, row.check, row.images) for row in report.rows if not row.passed] == [
+        ("prob", "shipped", 3)
+    ]
+
+
+def test_what_serves_is_what_is_certified(net: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped outputs are those of the runtime's engines, with its settings."""
+    from alexc_runtime.engines import onnxruntime, openvino
+
+    opened = []
+    for module, name in ((onnxruntime, "OnnxRuntime"), (openvino, "OpenVino")):
+        engine: Any = getattr(module, name)
+
+        class Watched(engine):  # type: ignore[misc]
+            def __init__(self, bundle: Any, record: Any, threads: Any) -> None:
+                opened.append((self.name, record.path, threads))
+                super().__init__(bundle, record, threads)
+
+        monkeypatch.setattr(module, name, Watched)
+    backends = ["onnxruntime", *(["openvino"] if BACKENDS["openvino"].missing() is None else [])]
+    assert net.verify(backends=backends).passed
+    assert opened == [(name, "model.onnx", None) for name in backends]
 
 
 def test_others_read_the_same_shapes_out_of_the_model(net: Written) -> None:
@@ -436,6 +491,77 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 def _facts(report: Report) -> list[tuple[Any, ...]]:
     return sorted((r.layer, r.backend, r.check, r.passed, r.tolerance > 0) for r in report.rows)
+
+
+# ---- one backend against another -----------------------------------------------------------------
+
+
+def test_two_backends_are_held_against_each_other(net: Written) -> None:
+    report = net.verify(backends=["torch"], against="onnxruntime")
+    assert report.passed
+    assert report.reference == "onnxruntime"
+    assert [(b.backend, b.status, b.passed) for b in report.backends] == [
+        ("onnxruntime", "ran; the others are held against it", None),
+        ("torch", "ran", True),
+    ]
+    checks = {row.check for row in report.rows}
+    assert checks == {"alone", "provoked", "end_to_end", "shipped"}
+    # What the module has and the model has not can't be held against it.
+    assert {row.layer for row in report.rows} == {n.name for n in net.graph.nodes} - {"drop"}
+    apart = {(r.layer, r.check, r.images): r for r in net.verify(backends=["torch"]).rows}
+    for row in report.rows:
+        if row.max_abs:  # the tolerances are those of both, each element's its own
+            assert row.tolerance > 0.5 * apart[row.layer, row.check, row.images].tolerance
+
+
+def test_a_fault_of_either_of_two_backends_is_found_in_its_layer(
+    net: Written, among_backends: Any
+) -> None:
+    exact, poisoned = among_backends(Exact), among_backends(Poisoned)
+    forward = net.verify(backends=[poisoned], against=exact)
+    assert forward.first_divergence is not None
+    assert (forward.first_divergence.layer, forward.first_divergence.backend) == (
+        "second",
+        "poisoned",
+    )
+    back = net.verify(backends=[exact], against=poisoned)
+    assert not back.passed
+    assert back.first_divergence is not None
+    assert back.first_divergence.layer == "second"
+    row = next(row for row in back.rows if not row.passed)
+    assert row.message == "poisoned gives numbers that are not finite"
+
+
+def test_formats_that_differ_are_allowed_what_they_differ_by(net: Written) -> None:
+    """A net in fp16 and the module in fp32: exactly what fp16 costs, in the whole net alone."""
+    narrow = with_precision(inference(net.graph), "fp16", {})
+    net.model.write_bytes(serialize(to_onnx(narrow, store.extents(net.file))))
+    report = net.verify(written=narrow, backends=["onnxruntime"], against="torch")
+    assert report.passed, report.first_divergence
+    assert {row.check for row in report.rows} == {"end_to_end", "shipped"}
+
+
+def test_a_witness_that_fails_is_no_witness(net: Written, among_backends: Any) -> None:
+    crashing, exact = among_backends(Crashing), among_backends(Exact)
+    report = verify(net.graph, net.weights, None, backends=[exact], against=crashing)
+    assert not report.passed
+    assert report.backends[0].passed is False
+    assert report.backends[0].status.startswith("crashed: ")
+
+
+@pytest.mark.parametrize(
+    ("backends", "against", "code"),
+    [
+        (["torch"], "torch", "verify/against"),
+        (["torch"], "tensorflow", "verify/unknown-backend"),
+        (["torch"], "onnxruntime_form", "verify/against"),
+    ],
+)
+def test_what_can_not_be_held_against_is_a_usage_error(
+    net: Written, backends: list[str], against: str, code: str
+) -> None:
+    with pytest.raises(UsageError, match=code):
+        net.verify(backends=backends, against=against)
 
 
 # ---- comparing -----------------------------------------------------------------------------------

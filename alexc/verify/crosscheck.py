@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.passes.read_pixels import read_pixels
 from alexc.verify import inputs as provocations
+from alexc.verify.against import Difference, Witness
 from alexc.verify.answers import Answer, Layers, Whole, answers, different_weights
 from alexc.verify.backends import BACKENDS
 from alexc.verify.backends.base import Backend, Subject
@@ -26,10 +28,10 @@ from alexc.verify.compare import first_divergence
 from alexc.verify.findings import Findings, needed_layers
 from alexc.verify.overflow import overflow_note
 from alexc.verify.processes import Crew, Ended
-from alexc.verify.report import Accuracy, BackendResult, Report, Row
+from alexc.verify.report import Accuracy, BackendResult, Inputs, Report, Row
 from alexc.verify.shapes import READERS, Reader, Reading, stated
 from alexc.verify.standard import Standard
-from alexc_runtime.manifest import EngineRecord
+from alexc_runtime.manifest import BatchRange, EngineRecord
 
 # Seconds that a backend may take for one step. None of them needs a tenth of it for AlexNet.
 PATIENCE = 120.0
@@ -56,8 +58,11 @@ def verify(
     inputs: NDArray[np.float32] | None = None,
     samples: Samples | None = None,
     seed: int = 0,
+    photographs: Sequence[str] = (),
+    batches: BatchRange | None = None,
     backends: Sequence[str] | None = None,
-    batch: int = 2,
+    against: str | None = None,
+    batch: int = len(provocations.KINDS),
     progress: Callable[[str], None] | None = None,
     isolate: bool = True,
     patience: float = PATIENCE,
@@ -73,8 +78,11 @@ def verify(
     are run, on batches of all sizes that their profiles name.
     `inputs` are images as the model takes them, `(batch, *input_shape)`, pixels as whole numbers of
     float32, and so are those of `samples`; without them `batch` synthetic ones are drawn from
-    `seed`. `backends` are names of BACKENDS; by default all that are installed and have something
-    to run. `progress` is told what is being done.
+    `seed`. `photographs` are digests of the files that they were read from, for the report.
+    `batches` are the sizes that the model will serve: its outputs are computed for these, too.
+    `backends` are names of BACKENDS; by default all that are installed and have something to run.
+    With `against`, the name of another, they are held against that one and not against the
+    reference, of which the tolerances are taken. `progress` is told what is being done.
 
     Each backend runs in a process of its own, which may take `patience` seconds for each of its
     steps; with `isolate` false they run in this one, where a crash is a crash of everything.
@@ -83,22 +91,29 @@ def verify(
     """
     say = progress or (lambda _: None)
     own_plans = {plan.engine: plan for plan in reversed(plans) if plan.path is not None}
-    subject = Subject(graph, weights, model, written or inference(graph), plans=own_plans)
+    subject = Subject(
+        graph, weights, model, written or inference(graph), plans=own_plans, batches=batches
+    )
     images = _images(subject.written, inputs, batch, seed)
-    results = {kind: BackendResult(kind.name, "", None) for kind in _chosen(backends, subject)}
+    chosen = _chosen(backends, subject)
+    witness_kind = None if against is None else _witness(against, chosen, subject)
+    if witness_kind is not None:  # it is asked first
+        chosen = [witness_kind, *(kind for kind in chosen if kind is not witness_kind)]
+    results = {kind: BackendResult(kind.name, "", None) for kind in chosen}
     for kind in results:
         if (status := _cannot_run(kind, subject)) is not None:
             results[kind] = BackendResult(kind.name, status, None)
     running = [kind for kind, result in results.items() if not result.status]
     in_file = _model_faults(subject)
     findings: list[Findings] = []
+    witness: Witness | None = None
     accuracies: list[Accuracy] = []
     rounded = bool(subject.written.precisions or subject.written.quantized)
     as_trained = _as_trained(subject.written, images)
     asked = {}
     for kind in running:
         exact = None
-        if rounded and kind.reads_model:
+        if rounded and kind.reads_model and against is None:
             exact = images if samples is None else samples.images
         sizes = kind.sizes(subject, len(images))
         asked[kind] = Whole(images if kind.reads_model else as_trained, sizes, exact)
@@ -123,7 +138,14 @@ def verify(
                 if in_tf32 is None:
                     in_tf32 = Standard(subject.written, weights, images, seed, tf32=True)
                 standard = in_tf32
-            found = Findings(kind, subject, standard, asked_for=kind.name in (backends or ()))
+            asked_for = kind.name in (backends or ())
+            found: Findings
+            if kind is witness_kind:
+                found = witness = Witness(kind, subject, standard)
+            elif witness is not None:
+                found = Difference(kind, subject, standard, witness, asked_for=asked_for)
+            else:
+                found = Findings(kind, subject, standard, asked_for=asked_for)
             for answer in _ask(kind, subject, asked[kind], found.layers(), crew):
                 found.take(answer)
             if kind.reads_model and model is not None:
@@ -136,21 +158,33 @@ def verify(
                 Accuracy.of(kind.name, name, got, exact_outputs[name])
                 for name, got in found.samples.items()
             ]
-        read, shape_rows = _read_shapes(subject.written, readers if backends is None else ())
+        wanted = readers if backends is None and against is None else ()
+        read, shape_rows = _read_shapes(subject.written, wanted)
     rows = [row for found in findings for row in found.rows if found.unsupported is None]
     rows = [*shape_rows, *rows]
-    passed = _passed(results, model, asked=set(backends or ()))
+    if witness_kind is not None:
+        passed = _agree(results, witness_kind, asked=set(backends or ()))
+    else:
+        passed = _passed(results, model, asked=set(backends or ()))
     values = plain.expected.values if subject.written.pixels is None else narrow.expected.values
     usual = values if inputs is not None else _first_two(values)
     note = overflow_note(subject.written, usual)
     return Report(
         passed and all(row.passed for row in shape_rows),
-        "float64 numpy",
+        against or "float64 numpy",
         _with_readers([*results.values()], read),
         rows,
         first_divergence(_beginning_alike(graph, subject.written), rows),
         accuracies,
         (note,) if note else (),
+        Inputs(
+            images=len(images),
+            seed=seed,
+            kinds=() if inputs is not None else provocations.kinds_for(subject.written, batch),
+            photographs=tuple(photographs),
+            digest="sha256:" + hashlib.sha256(images.tobytes()).hexdigest(),
+            batches=sorted({len(images)}.union(*(whole.sizes for whole in asked.values()))),
+        ),
     )
 
 
@@ -237,6 +271,20 @@ def _passed(
     )
 
 
+def _agree(
+    results: Mapping[type[Backend], BackendResult], witness: type[Backend], asked: set[str]
+) -> bool:
+    """The witness ran, some other did, and none of those differs, nor is missing if asked for."""
+    others = [result for kind, result in results.items() if kind is not witness]
+    ran = [result for result in others if result.passed is not None]
+    return (
+        results[witness].passed is None
+        and bool(ran)
+        and all(result.passed for result in ran)
+        and all(r.passed is not None for r in others if r.backend in asked)
+    )
+
+
 def _model_faults(subject: Subject, kind: type[Backend] = Backend) -> dict[str, str]:
     """What is wrong with the weights that the model of a backend refers to, by whole name."""
     if subject.model is None:
@@ -262,8 +310,10 @@ def _images(
 ) -> NDArray[np.float32]:
     """Images as the model of the graph takes them."""
     if inputs is None:
-        draw = provocations.batch if graph.pixels is None else provocations.batch_of_pixels
-        return draw(graph.input_shape, batch, seed)
+        kinds = provocations.kinds_for(graph, batch)
+        if graph.pixels is not None:
+            return provocations.batch_of_pixels(graph.input_shape, kinds, seed)
+        return provocations.batch(graph.input_shape, batch, seed, kinds)
     if inputs.shape[1:] != graph.input_shape or len(inputs) == 0:
         raise usage_fault(
             "verify/input-shape",
@@ -287,6 +337,16 @@ def _as_trained(written: Graph, images: NDArray[np.float32]) -> NDArray[np.float
     if written.pixels is None:
         return images
     return written.pixels.reference([images.astype(np.float64)], {}).astype(np.float32)
+
+
+def _witness(name: str, chosen: Sequence[type[Backend]], subject: Subject) -> type[Backend]:
+    """The backend that the others are held against, which has to be there."""
+    (kind,) = _chosen([name], subject)
+    if (status := _cannot_run(kind, subject)) is not None:
+        raise usage_fault("verify/against", f"{name} can't be held against: {status}")
+    if all(other is kind for other in chosen):
+        raise usage_fault("verify/against", f"there is no other backend to hold against {name}")
+    return kind
 
 
 def _chosen(names: Sequence[str] | None, subject: Subject) -> list[type[Backend]]:

@@ -117,22 +117,14 @@ class Findings:
         group = next(g for g in self.standard.trials if g.check == answer.step)
         for node in self.tried:
             if node.name in answer.tensors:
-                value, tolerance, peaks = group.values[node.name]
-                got = answer.tensors[node.name]
-                self._compare(node.name, group.check, got, value, tolerance, peaks)
+                self._compare(node.name, group.check, answer.tensors[node.name], None)
             elif node.name in answer.faults or answer.failure is None:
                 self._add(node.name, group.check, None, answer.faults.get(node.name, "no result"))
 
     def _whole(self, check: Check, answer: Answer, names: Sequence[str]) -> None:
-        expected = self.standard.expected
         for name in names:
             if name in answer.tensors:
-                value, tolerance, peaks = (
-                    of[name] if answer.images is None else repeated(of[name], answer.images)
-                    for of in (expected.values, expected.tolerances, expected.peaks)
-                )
-                got = answer.tensors[name]
-                self._compare(name, check, got, value, tolerance, peaks, answer.images)
+                self._compare(name, check, answer.tensors[name], answer.images)
             elif name in answer.faults:
                 self._add(name, check, None, answer.faults[name])
             elif answer.failure is None and name in self.needed:
@@ -149,16 +141,25 @@ class Findings:
                 self._add(node.name, "end_to_end", None, failure)
                 return
 
+    def expected(self, check: Check, name: str, images: int | None) -> tuple[Array, Array, Array]:
+        """The reference's value of a tensor, its tolerance and its peaks, in a batch of so many."""
+        for group in self.standard.trials:
+            if group.check == check:
+                return group.values[name]
+        whole = self.standard.expected
+        value, tolerance, peaks = whole.values[name], whole.tolerances[name], whole.peaks[name]
+        if images is None:
+            return value, tolerance, peaks
+        return repeated(value, images), repeated(tolerance, images), repeated(peaks, images)
+
     def _compare(
         self,
         name: str,
         check: Check,
         got: NDArray[Any],
-        value: Array,
-        tolerance: Array,
-        peaks: Array,
-        images: int | None = None,
+        images: int | None,
     ) -> None:
+        value, tolerance, peaks = self.expected(check, name, images)
         largest = self.standard.precisions[name].largest
         row = compare(name, self.backend, check, got, value, tolerance, peaks, largest)
         self.rows.append(replace(row, images=images))

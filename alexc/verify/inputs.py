@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.graph import Node
+from alexc.graph.graph import Graph, Node
 from alexc.ops.base import Op, Shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
@@ -23,7 +23,7 @@ from alexc.ops.pointwise import Sigmoid, Softmax, Tanh
 Images = NDArray[np.float32]
 
 # What a batch is filled with, in this order, over and over.
-KINDS = (
+KINDS: tuple[str, ...] = (
     "structured",
     "gaussian",
     "zeros",
@@ -33,7 +33,18 @@ KINDS = (
     "small",
     "denormal",
 )
-PIXEL_KINDS = ("structured", "gaussian", "black", "white", "constant", "one-hot")
+PIXEL_KINDS: tuple[str, ...] = ("structured", "gaussian", "black", "white", "constant", "one-hot")
+
+
+def kinds_for(graph: Graph, images: int) -> tuple[str, ...]:
+    """The kinds of so many images, as the model of the graph takes them.
+
+    What is large overflows fp16 by its nature: an infinity there would be nobody's fault.
+    """
+    kinds = KINDS if graph.pixels is None else PIXEL_KINDS
+    if "fp16" in graph.precisions.values():
+        kinds = tuple(kind for kind in kinds if kind != "large")
+    return tuple(kinds[index % len(kinds)] for index in range(images))
 
 
 def batch(shape: Shape, images: int, seed: int, kinds: Sequence[str] = KINDS) -> Images:
@@ -42,10 +53,9 @@ def batch(shape: Shape, images: int, seed: int, kinds: Sequence[str] = KINDS) ->
     return np.stack([image(kinds[i % len(kinds)], shape, generator) for i in range(images)])
 
 
-def batch_of_pixels(shape: Shape, images: int, seed: int) -> Images:
-    """As `batch`, of whole numbers from 0 to 255: what a model takes that normalises by itself."""
+def batch_of_pixels(shape: Shape, kinds: Sequence[str], seed: int) -> Images:
+    """Images of whole numbers from 0 to 255: what a model takes that normalises by itself."""
     generator = np.random.default_rng(seed)
-    kinds = [PIXEL_KINDS[i % len(PIXEL_KINDS)] for i in range(images)]
     return np.stack([_image_of_pixels(kind, shape, generator) for kind in kinds])
 
 

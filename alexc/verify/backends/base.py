@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc.graph.graph import INPUT, Graph, Node
-from alexc_runtime.manifest import EngineRecord
+from alexc_runtime.manifest import BatchRange, EngineRecord
 
 Tensor = NDArray[Any]
 Tensors = dict[str, Tensor]
@@ -44,7 +44,8 @@ class Subject:
 
     `written` is the graph in its inference form that the model was written from, with the precision
     of each layer. `foreign` is there if the model is not alexc's own. `plans` are those that lie
-    beside the model, their paths as seen from its folder, by the engines that run them.
+    beside the model, their paths as seen from its folder, by the engines that run them. `batches`
+    are the sizes of batch that the model will serve, if that is known.
     """
 
     graph: Graph
@@ -53,6 +54,7 @@ class Subject:
     written: Graph
     foreign: Counterparts | None = None
     plans: Mapping[str, EngineRecord] = field(default_factory=dict)
+    batches: BatchRange | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Backend(ABC):
     @classmethod
     def sizes(cls, subject: Subject, images: int) -> tuple[int, ...]:  # noqa: ARG003
         """Batches of other sizes than `images` that its outputs are computed for as well."""
-        return tuple(size for size in (1, 3) if size < images)
+        return tuple(sorted({1, 3} - {images}))
 
     @classmethod
     def tf32(cls, subject: Subject) -> bool:  # noqa: ARG003
@@ -156,6 +158,13 @@ class ModelBackend(Backend):
     @property
     def graph(self) -> Graph:
         return self.subject.written
+
+    @classmethod
+    def sizes(cls, subject: Subject, images: int) -> tuple[int, ...]:
+        """One image, an odd number of them, and what a bundle says that it serves."""
+        served = subject.batches
+        named = set() if served is None else {served.min, served.opt, served.max}
+        return tuple(sorted(({1, 3} | named) - {images}))
 
     def feed(self, images: NDArray[np.float32]) -> Tensors:
         """The images by the name of the input and of its type: uint8 where they are pixels."""
