@@ -145,6 +145,33 @@ def test_the_seed_draws_other_weights(spec: Path, built: Path, tmp_path: Path) -
     assert not np.array_equal(first["conv1.weight"], second["conv1.weight"])
 
 
+def test_weights_that_were_given_are_not_replaced_by_drawn_ones_unasked(
+    alexc: Alexc, spec: Path, built: Path, tmp_path: Path
+) -> None:
+    out, given = tmp_path / "out", built / "weights.safetensors"
+    command = ["build", spec, "--out", out, "--target", "onnxruntime", "--json"]
+    assert alexc(*command, "--weights", given).status == 0
+    assert json.loads((out / "manifest.json").read_text())["weights"] == {"seed": None}
+    refused = alexc(*command)
+    assert refused.status == 2
+    assert "error[build/given-weights]" in refused.err
+    assert alexc(*command, "--weights", given).json["up_to_date"] is True
+    drawn = alexc(*command, "--seed", 0)
+    assert drawn.status == 0, drawn.err
+    assert json.loads((out / "manifest.json").read_text())["weights"] == {"seed": 0}
+    assert alexc(*command).json["up_to_date"] is True
+
+
+def test_predictions_from_drawn_weights_are_told_apart(
+    alexc: Alexc, spec: Path, bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    said = "the weights are drawn from seed 0, not trained"
+    assert said in alexc("predict", bundle, photo).err
+    net, given = load_net(spec), bundle / "weights.safetensors"
+    build(net, Options(tmp_path / "given", weights=given), progress=lambda _: None)
+    assert said not in alexc("predict", tmp_path / "given", photo).err
+
+
 def test_given_weights_are_those_of_the_bundle(
     alexc: Alexc, spec: Path, built: Path, tmp_path: Path
 ) -> None:
