@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alexc.cli.terminal import JsonOption, console, print_json, steps
-from alexc.diagnostics import usage_fault
+from alexc.diagnostics import fault, usage_fault
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
 _LARGEST_BATCH, _MOST_CLIENTS = 4096, 256
@@ -45,6 +48,15 @@ def bench(
             metavar="NAME",
             help="Only this peer, or `none`; may be repeated. Peers: torch, torch-compile, "
             "export-onnxruntime, export-openvino, torch-tensorrt.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibrate",
+            metavar="PATH",
+            help="Photographs, or folders of them, that peers in int8 take their ranges from; "
+            "without them, from the images that all are measured on. May be repeated.",
         ),
     ] = None,
     threads: Annotated[
@@ -99,6 +111,8 @@ def bench(
         pace=Pace(rounds=rounds),
     )
     check(options)
+    if calibrate:
+        options = replace(options, photographs=_photographs(target, calibrate))
     if plot is not None:
         from alexc.plan.plot import check as check_plot
 
@@ -131,6 +145,28 @@ def bench(
         _print(result)
     if all(row["p50_ms"] is None for row in result["rows"]):
         raise typer.Exit(1)
+
+
+def _photographs(target: Path, paths: Sequence[Path]) -> NDArray[np.float32]:
+    """The photographs as the net takes them. Raises AlexcError or UsageError."""
+    from alexc.build import preprocess_of
+    from alexc.bundle import net_in, runtime_faults
+    from alexc.calibrate.images import load_images
+    from alexc.frontend import load_net
+    from alexc_runtime.manifest import open_bundle
+
+    if target.is_dir():
+        with runtime_faults():
+            net = net_in(open_bundle(target).manifest, str(target))
+    else:
+        net = load_net(target)
+    if (preprocess := preprocess_of(net)) is None:
+        raise fault(
+            "calibrate/no-preprocess",
+            "the spec does not say how to read photographs",
+            help="write `preprocess:` into the spec",
+        )
+    return load_images(paths, preprocess)
 
 
 def _numbers(option: str, what: str, text: str, example: str, largest: int) -> tuple[int, ...]:

@@ -9,17 +9,20 @@ import resource
 import tempfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alexc.bundle import runtime_faults
 from alexc.diagnostics import fault, usage_fault
 from alexc.plan import machine, ours
 from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import Pace, Progress, Result, race, run_alone
-from alexc.plan.peers import NEED_EXPORT, PEERS
+from alexc.plan.peers import NEED_EXPORT, PEERS, ranges_note
 from alexc.plan.prepare import Prepared, prepared, standard, subject
 from alexc.plan.rates import Rates
 from alexc.plan.result import result, rounded
@@ -35,7 +38,8 @@ class Options:
 
     `beside` are further bundles of the same net with the same weights, in other precisions.
     `engines` and `peers` are names to keep; None keeps all. `clients` are how many ask alexc's own
-    engines at once, where serving is measured, too.
+    engines at once, where serving is measured, too. `photographs` are images as the net takes them,
+    on which peers measure ranges.
     """
 
     batches: tuple[int, ...] = (1, 16)
@@ -45,6 +49,7 @@ class Options:
     threads: int | None = None
     seed: int = 0
     clients: tuple[int, ...] = ()
+    photographs: NDArray[np.float32] | None = None
     pace: Pace = field(default_factory=Pace)
     serving: ServingPace = field(default_factory=ServingPace)
 
@@ -98,7 +103,7 @@ def measure(
     # Clients ask for different images, so that one that got another's would show.
     most = max(*options.batches, DISTINCT_IMAGES if options.clients else 1)
     images, expected = standard(net, most, options.seed)
-    files = subject(net, scratch, images, options.threads)
+    files = subject(net, scratch, images, options.threads, options.photographs)
     before = machine.describe()
     peers = _peers(options)
     exported = _export(peers, files, progress)
@@ -155,8 +160,11 @@ def _beside(net: Prepared, options: Options) -> list[tuple[Path, Manifest]]:
 
 
 def _peers(options: Options) -> list[Contestant]:
+    given = None if options.photographs is None else len(options.photographs)
     return [
-        contestant
+        replace(contestant, note=f"{contestant.note}, {ranges_note(given)}")
+        if contestant.precision == "int8"
+        else contestant
         for name, contestants in PEERS.items()
         if _wanted(name, options.peers)
         for contestant in contestants

@@ -55,7 +55,8 @@ class Subject:
     `spec` is the resolved spec as JSON, `weights` the safetensors file, `images` a `.npy` file
     (images, channels, height, width) of which batches are taken from the front, `exported` what
     the peers' exporter makes of the net, `scratch` a folder for what a runner has to write.
-    `threads` bounds the threads of every engine; None leaves it to each.
+    `photographs` is another, of what the net will see, for peers that measure ranges; None if there
+    are none. `threads` bounds the threads of every engine; None leaves it to each.
     """
 
     spec: Path
@@ -63,6 +64,7 @@ class Subject:
     images: Path
     exported: Path
     scratch: Path
+    photographs: Path | None = None
     threads: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class Subject:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Subject:
-        paths = {name: Path(value) for name, value in data.items() if name != "threads"}
+        paths = {name: value and Path(value) for name, value in data.items() if name != "threads"}
         return Subject(**paths, threads=data["threads"])
 
 

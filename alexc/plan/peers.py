@@ -24,7 +24,7 @@ from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, 
 if TYPE_CHECKING:
     from alexc.lower.to_torch import TorchNet
 
-_CALIBRATION_IMAGES = 300  # NNCF's own default
+_CALIBRATION_IMAGES = 300  # NNCF's own default, at most
 
 _TORCH = Contestant("torch", "peer", "fp32", "alexc.plan.peers:eager", note="nn.Module, eager")
 
@@ -206,27 +206,39 @@ def exported_openvino(subject: Subject, settings: Mapping[str, Any]) -> Exported
 
 
 def _quantized(model: Any, subject: Subject) -> Any:
-    """What NNCF makes of the model with its defaults, from the images there are."""
+    """What NNCF makes of the model with its defaults, with ranges of photographs if there are."""
     if find_spec("nncf") is None:
         raise Missing("the package nncf is not installed")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     nncf: Any = importlib.import_module("nncf")
 
-    images = np.load(subject.images, mmap_mode="r")
-    # Mixed with random weights, so that no two are the same.
-    mix = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, len(images)))
-    mix /= np.linalg.norm(mix, axis=1, keepdims=True)
-    flat = np.asarray(images).reshape(len(images), -1)
+    if subject.photographs is not None:
+        images = np.load(subject.photographs, mmap_mode="r")
+        dataset = nncf.Dataset(range(len(images)), lambda index: np.array(images[index])[None])
+    else:
+        images = np.load(subject.images, mmap_mode="r")
+        # Mixed with random weights, so that no two are the same.
+        mix = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, len(images)))
+        mix /= np.linalg.norm(mix, axis=1, keepdims=True)
+        flat = np.asarray(images).reshape(len(images), -1)
 
-    def drawn(row: Any) -> Any:
-        return (row.astype(np.float32) @ flat).reshape(1, *images.shape[1:])
+        def drawn(row: Any) -> Any:
+            return (row.astype(np.float32) @ flat).reshape(1, *images.shape[1:])
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+        dataset = nncf.Dataset(list(mix), drawn)
     return nncf.quantize(
         model,
-        nncf.Dataset(list(mix), drawn),
+        dataset,
         subset_size=_CALIBRATION_IMAGES,
         target_device=nncf.TargetDevice.CPU,
     )
+
+
+def ranges_note(photographs: int | None) -> str:
+    """What a reader should know of ranges that NNCF has measured."""
+    if photographs is None:
+        return "ranges of mixtures of the images that all are measured on, for want of photographs"
+    return f"ranges of {min(photographs, _CALIBRATION_IMAGES)} photographs"
 
 
 def _require(package: str, exported: Path) -> None:

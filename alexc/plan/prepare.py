@@ -147,17 +147,26 @@ def standard_of(
 
 
 def subject(
-    net: Prepared, scratch: Path, images: NDArray[np.float32], threads: int | None
+    net: Prepared,
+    scratch: Path,
+    images: NDArray[np.float32],
+    threads: int | None,
+    photographs: NDArray[np.float32] | None = None,
 ) -> Subject:
     """The files that contestants read, written to `scratch`."""
     spec = scratch / "spec.json"
     spec.write_text(json.dumps(dict(net.manifest.spec)), encoding="utf-8")
     np.save(scratch / "images.npy", images)
+    given = None
+    if photographs is not None:
+        given = scratch / "photographs.npy"
+        np.save(given, photographs)
     return Subject(
         spec=spec,
         weights=(net.folder / WEIGHTS).resolve(),
         images=scratch / "images.npy",
         exported=scratch / "exported.onnx",
         scratch=scratch,
+        photographs=given,
         threads=threads,
     )
