@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -252,3 +253,24 @@ def test_what_fails_to_load_or_takes_no_such_batch_is_passed_over(
     assert set(engine.passed_over) == {str(SMALL), str(LARGE)}
     engine.close()
     assert [each.closed for each in made] == [True]
+
+
+# ---- inspected -----------------------------------------------------------------------------------
+
+
+def test_a_plan_is_told_way_by_way(capsys: pytest.CaptureFixture[str]) -> None:
+    from alexc.cli import inspect_bundle
+    from alexc.cli.terminal import console
+
+    opened: Any = SimpleNamespace(manifest=replace(MANIFEST, plan=PLAN))
+    section = inspect_bundle._plan(opened)
+    assert section is not None
+    assert section.content == PLAN.to_json()
+    for part in section.shown:
+        console().print(part)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert section.title == "plan: the fastest within 1e-3 of 4 ways"
+    assert "onnxruntime fp32, banded, 1 thread: chosen for 1 to 2" in shown
+    assert "2 drawn images" in shown
+    assert "50.0%, 75.0%" in shown
+    assert inspect_bundle._plan(SimpleNamespace(manifest=MANIFEST)) is None  # type: ignore[arg-type]

@@ -160,6 +160,43 @@ def _engine_json(opened: Opened, record: EngineRecord) -> dict[str, Any]:
     return {**record.to_json(), "bytes": size}
 
 
+def _plan(opened: Opened) -> Section | None:
+    """What a search has chosen, and every way that it tried."""
+    plan = opened.manifest.plan
+    if plan is None:
+        return None
+    images = f"{plan.images} photographs" if plan.photographs else f"{plan.images} drawn images"
+    rows = {
+        "choice": plan.said,
+        "measured on": f"{plan.machine.cpu}, {plan.machine.cores} cores, "
+        + ", ".join(f"{name} {version}" for name, version in plan.machine.versions.items()),
+        "errors on": images,
+        "search": f"{plan.seconds:.0f} s",
+    }
+    batches = sorted({each.batch for way in plan.candidates for each in way.times})
+    columns = [f"ms of {batch}" for batch in batches]
+    scored = any(way.agreement is not None or way.top1 is not None for way in plan.candidates)
+    head = ["engine", "precision", "forms", "threads", *columns, "error"]
+    table = _table(*head, *(["same class, top-1, top-5"] if scored else []))
+    for way in plan.candidates:
+        if not way.times and way.rel_l2 is None:
+            continue  # it did not run, and below is why
+        times = {each.batch: f"{each.ms:.3g}\n{each.low:.3g}–{each.high:.3g}" for each in way.times}
+        shares = [f"{s:.1%}" for s in (way.agreement, way.top1, way.top5) if s is not None]
+        table.add_row(
+            way.engine,
+            way.precision,
+            ", ".join(way.forms),
+            "" if way.threads is None else str(way.threads),
+            *(times.get(batch, "") for batch in batches),
+            "exact" if way.exact else "" if way.rel_l2 is None else f"{way.rel_l2:.1e}",
+            *([", ".join(shares)] if scored else []),
+        )
+    title = f"plan: the fastest within {plan.budget} of {len(plan.candidates)} ways"
+    reasons = [f"{each.label}: {each.verdict}" for each in plan.candidates]
+    return Section("plan", plan.to_json(), title, [_pairs(rows), table, "\n".join(reasons)])
+
+
 def _verification(opened: Opened) -> Section:
     said = opened.manifest.verification
     report = opened.read(REPORT) if REPORT in opened.manifest.files else {}
@@ -290,6 +327,7 @@ def _files(opened: Opened) -> Section:
 SECTIONS: tuple[Callable[[Opened], Section | None], ...] = (
     _about,
     _engines,
+    _plan,
     _verification,
     _calibration,
     _plan_layers,
