@@ -1,9 +1,12 @@
 """Which layer of a foreign file is which layer of the spec.
 
-Both nets are taken in the order of their computation and aligned: layers of the same op are paired
-so that the sum of what speaks for the pairs is as large as can be, and none cross. Names speak
-loudest, then the shapes of weights, then those of results. What is left over, as branches in
-another order are, is paired where it reads the same tensors.
+First both nets are followed from the input on: a layer that reads the counterparts of what the
+spec's layer reads, of the same op and with weights and results of the same shapes, is its
+counterpart. Of several the one is taken that is followed by the same. Where nothing goes on, since
+a layer is missing, added or of another shape, what is left of both is aligned in the order of the
+computation: layers of the same op are paired so that the sum of what speaks for the pairs is as
+large as can be, and none cross. Names speak loudest, then the shapes of weights, then those of
+results.
 
 A pair is a guess, and a wrong one can only make a good file fail, never a bad one pass: every
 pair's tensor is then held against the reference. `crosscheck` takes those guesses back that are
@@ -12,10 +15,11 @@ refuted by all that follows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alexc.graph.graph import INPUT, Graph, Node
+from alexc.ops.base import Shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm
@@ -24,8 +28,11 @@ from alexc.passes.inference import inference
 from alexc.verify.foreign.model import ForeignLayer, ForeignModel
 
 # What speaks for a pair of the same op, and what it is worth beside the others.
-_SAME_OP, _SAME_NAME, _SAME_WEIGHTS, _SAME_SHAPE = 1.0, 8.0, 4.0, 2.0
+_SAME_OP, _SAME_NAME, _SAME_WEIGHTS, _SAME_SHAPE, _SAME_READERS = 1.0, 8.0, 4.0, 2.0, 1.0
 _OTHER_WEIGHTS, _OTHER_SHAPE = -0.5, -0.5
+
+# So many layers are looked on for what follows one: two columns may join late.
+_LOOK_AHEAD = 32
 
 # An exporter writes either for the same layer.
 _FAMILIES = {"adaptive_avg_pool": "avg_pool"}
@@ -51,8 +58,13 @@ def match(graph: Graph, model: ForeignModel) -> Matching:
     """The counterparts of the graph's layers in the file."""
     nodes = [node for node in inference(graph).nodes if not isinstance(node.op, Dropout)]
     layers = [layer for layer in model.layers if layer.kind is not None and not layer.passes]
-    pairs = _aligned(nodes, layers)
-    _by_what_they_read(nodes, layers, model, pairs)
+    judge = _Judge(nodes, layers, model)
+    pairs: dict[str, ForeignLayer] = {}
+    _follow(nodes, layers, judge, pairs)
+    taken = {layer.tensor for layer in pairs.values()}
+    left = [node for node in nodes if node.name not in pairs]
+    pairs |= _aligned(left, [each for each in layers if each.tensor not in taken], judge)
+    _follow(nodes, layers, judge, pairs, strictly=False)
     folded = _folded(graph, nodes, pairs)
     absent = {}
     for node in graph.nodes:
@@ -71,10 +83,91 @@ def _family(kind: str | None) -> str | None:
     return _FAMILIES.get(kind or "", kind)
 
 
-def _aligned(nodes: Sequence[Node], layers: Sequence[ForeignLayer]) -> dict[str, ForeignLayer]:
+class _Judge:
+    """What speaks for a pair."""
+
+    def __init__(
+        self, nodes: Sequence[Node], layers: Sequence[ForeignLayer], model: ForeignModel
+    ) -> None:
+        self._input = model.input
+        self._passed_on = {each.tensor: each.sources[0] for each in model.layers if each.passes}
+        self._ahead = _ahead((n.name, _family(n.op.kind), n.shape, n.inputs) for n in nodes)
+        self._ahead_there = _ahead(
+            (each.tensor, _family(each.kind), each.shape, self.sources(each)) for each in layers
+        )
+
+    def sources(self, layer: ForeignLayer) -> tuple[str, ...]:
+        """The tensors that a layer of the file reads, as they came from a layer or the input."""
+        return tuple(
+            INPUT if name == self._input else name for name in map(self._origin, layer.sources)
+        )
+
+    def _origin(self, tensor: str) -> str:
+        while tensor in self._passed_on:
+            tensor = self._passed_on[tensor]
+        return tensor
+
+    def agree(self, node: Node, layer: ForeignLayer) -> bool:
+        """Whether nothing speaks against a pair."""
+        same = _family(layer.kind) == _family(node.op.kind) and _same_weights(node, layer)
+        return same and layer.shape in (None, node.shape)
+
+    def score(self, node: Node, layer: ForeignLayer) -> float:
+        """What speaks for a pair; none is made of what is not above zero."""
+        if _family(layer.kind) != _family(node.op.kind):
+            return 0.0
+        score = _SAME_OP
+        if node.name in (*layer.names, layer.tensor):
+            score += _SAME_NAME
+        if node.parameters:
+            score += _SAME_WEIGHTS if _same_weights(node, layer) else _OTHER_WEIGHTS
+        if layer.shape is not None:
+            score += _SAME_SHAPE if layer.shape == node.shape else _OTHER_SHAPE
+        ahead, there = self._ahead[node.name], self._ahead_there[layer.tensor]
+        alike = sum(ours == theirs for ours, theirs in zip(ahead, there, strict=True))
+        return score + _SAME_READERS * alike / _LOOK_AHEAD
+
+
+def _same_weights(node: Node, layer: ForeignLayer) -> bool:
+    return all(
+        local in layer.weights and layer.weights[local].shape == parameter.shape
+        for local, parameter in node.parameters.items()
+    )
+
+
+def _ahead(
+    layers: Iterable[tuple[str, str | None, Shape | None, tuple[str, ...]]],
+) -> dict[str, list[int]]:
+    """For each layer numbers for what follows it, one layer on, two layers on, and so forth.
+
+    They are the same for two layers that are followed by the same so far. Layers are given by name,
+    op, shape and what they read. Which of a concat's inputs a layer is counts as well.
+    """
+    own: dict[str, int] = {}
+    readers: dict[str, list[tuple[str, int]]] = {}
+    for name, family, shape, sources in layers:
+        own[name] = hash((family, shape))
+        for position, source in enumerate(sources):
+            place = position if family == "concat" else 0
+            readers.setdefault(source, []).append((name, place))
+    found: dict[str, list[int]] = {name: [] for name in own}
+    last = own
+    for _ in range(_LOOK_AHEAD):
+        last = {
+            name: hash((own[name], tuple(sorted((last[r], at) for r, at in readers.get(name, ())))))
+            for name in own
+        }
+        for name, number in last.items():
+            found[name].append(number)
+    return found
+
+
+def _aligned(
+    nodes: Sequence[Node], layers: Sequence[ForeignLayer], judge: _Judge
+) -> dict[str, ForeignLayer]:
     """The best alignment of two sequences, by dynamic programming."""
     rows, columns = len(nodes), len(layers)
-    scores = [[_score(node, layer) for layer in layers] for node in nodes]
+    scores = [[judge.score(node, layer) for layer in layers] for node in nodes]
     # best[i][j] is the most that nodes from i on and layers from j on can come to.
     best = [[0.0] * (columns + 1) for _ in range(rows + 1)]
     for i in reversed(range(rows)):
@@ -95,55 +188,38 @@ def _aligned(nodes: Sequence[Node], layers: Sequence[ForeignLayer]) -> dict[str,
     return pairs
 
 
-def _score(node: Node, layer: ForeignLayer) -> float:
-    """What speaks for a pair; none is made of what is not above zero."""
-    if _family(layer.kind) != _family(node.op.kind):
-        return 0.0
-    score = _SAME_OP
-    if node.name in (*layer.names, layer.tensor):
-        score += _SAME_NAME
-    if node.parameters:
-        same = all(
-            local in layer.weights and layer.weights[local].shape == parameter.shape
-            for local, parameter in node.parameters.items()
-        )
-        score += _SAME_WEIGHTS if same else _OTHER_WEIGHTS
-    if layer.shape is not None:
-        score += _SAME_SHAPE if layer.shape == node.shape else _OTHER_SHAPE
-    return score
-
-
-def _by_what_they_read(
+def _follow(
     nodes: Sequence[Node],
     layers: Sequence[ForeignLayer],
-    model: ForeignModel,
+    judge: _Judge,
     pairs: dict[str, ForeignLayer],
+    *,
+    strictly: bool = True,
 ) -> None:
-    """Add the pairs of layers left over that read the counterparts of the same tensors."""
-    passed_on = {each.tensor: each.sources[0] for each in model.layers if each.passes}
+    """Add the pairs that read the counterparts of the same tensors, from the input on.
 
-    def origin(tensor: str) -> str:
-        while tensor in passed_on:
-            tensor = passed_on[tensor]
-        return tensor
-
-    free = {layer.tensor: layer for layer in layers}
-    for paired in pairs.values():
-        del free[paired.tensor]
+    `strictly` takes only those of which nothing else differs. A batch norm without a counterpart
+    may be folded into what it reads, and then so is what follows it followed.
+    """
+    there = {INPUT: INPUT} | {name: layer.tensor for name, layer in pairs.items()}
+    taken = {layer.tensor for layer in pairs.values()}
     reading: dict[tuple[str, ...], list[ForeignLayer]] = {}
-    for layer in free.values():
-        reading.setdefault(tuple(sorted(map(origin, layer.sources))), []).append(layer)
+    for layer in layers:
+        if layer.tensor not in taken:
+            reading.setdefault(tuple(sorted(judge.sources(layer))), []).append(layer)
     for node in nodes:
-        if node.name in pairs or not all(s == INPUT or s in pairs for s in node.inputs):
+        if node.name in pairs or not all(source in there for source in node.inputs):
             continue
-        sources = [model.input if s == INPUT else pairs[s].tensor for s in node.inputs]
-        candidates = [
-            layer for layer in reading.get(tuple(sorted(sources)), ()) if layer.tensor in free
-        ]
-        found = max(candidates, key=lambda layer: _score(node, layer), default=None)
-        if found is not None and _score(node, found) > 0:
+        sources = tuple(sorted(there[source] for source in node.inputs))
+        candidates = reading.get(sources, [])
+        fitting = [each for each in candidates if not strictly or judge.agree(node, each)]
+        found = max(fitting, key=lambda layer: judge.score(node, layer), default=None)
+        if found is not None and judge.score(node, found) > 0:
             pairs[node.name] = found
-            del free[found.tensor]
+            there[node.name] = found.tensor
+            candidates.remove(found)
+        elif isinstance(node.op, BatchNorm):
+            there[node.name] = there[node.inputs[0]]
 
 
 def _folded(graph: Graph, nodes: Sequence[Node], pairs: dict[str, ForeignLayer]) -> dict[str, str]:
