@@ -111,7 +111,8 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
         def __init__(self, engine: CudaEngine) -> None:
             self.engine = engine
             self.addresses: dict[str, int] = {}
-            self.batch = self.profile = self.version = 0
+            self.batch = self.version = 0
+            self.profile = -1  # has to be set
             self.scratch = (0, 0)
             self.ran = -1
             does.contexts += 1
@@ -139,6 +140,7 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             assert (name, shape[1:]) == ("input", IMAGE)
+            assert self.profile >= 0
             smallest, _, largest = does.profiles[self.profile]
             self.version += 1
             self.batch = shape[0]
@@ -295,6 +297,8 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
 
     class Runtime:
         def __init__(self, log: Any) -> None:
+            if does.fails("Runtime"):
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self.log = log
 
         def get_engine_validity(self, buffer: bytes) -> tuple[EngineValidity, int]:

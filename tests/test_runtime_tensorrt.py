@@ -339,6 +339,7 @@ def test_nothing_is_freed_while_a_copy_goes_on(built: Path, machine: Machine) ->
     "failing",
     [
         "deserialize_cuda_engine",
+        "Runtime",
         "cudaStreamCreateWithFlags",
         "cudaEventCreateWithFlags",
         "cudaMalloc",
@@ -350,7 +351,9 @@ def test_a_plan_that_does_not_load_holds_nothing(
 ) -> None:
     machine.does.failing.add(failing)
     machine.gpu.failing[failing] = Status["cudaErrorIllegalAddress"]
-    with pytest.raises(EngineError, match=r"^tensorrt_rtx (can't load|failed)") as caught:
+    with pytest.raises(
+        EngineError, match=r"^tensorrt_rtx( 1\.7\.1\.2)? (can't load|failed)"
+    ) as caught:
         machine.open(built)
     assert machine.gpu.left() == {}
     if failing == "deserialize_cuda_engine":
@@ -491,6 +494,16 @@ def test_a_foreign_plan_is_known_before_it_is_loaded(
     with alexc_runtime.open(tmp_path / "small", threads=1) as opened:
         assert opened.engine == "onnxruntime"
         assert text in opened.why
+
+
+def test_a_gpu_that_does_not_answer_is_an_obstacle(tmp_path: Path, machine: Machine) -> None:
+    record = EngineRecord("tensorrt_rtx", "fp32", "verified", PLAN, Built("1.7.1.2"))
+    make(tmp_path / "small", engines=(record, EngineRecord("onnxruntime", "fp32", "x", MODEL)))
+    machine.gpu.failing["cudaGetDevice"] = Status["cudaErrorIllegalAddress"]
+    with pytest.raises(EngineUnavailableError, match="CUDA error 700"):
+        machine.open(tmp_path / "small")
+    with alexc_runtime.open(tmp_path / "small", threads=1) as opened:
+        assert opened.engine == "onnxruntime"
 
 
 def test_one_class_serves_both_libraries(tmp_path: Path, machine: Machine) -> None:

@@ -304,7 +304,10 @@ def _open_on(bundle: Bundle, name: str, precision: str | None, threads: int | No
 def _obstacle(record: EngineRecord) -> str | None:
     """What keeps the record's engine from running it on this machine."""
     kind = ENGINES[record.engine]
-    return kind.obstacle() or kind.misfit(record)
+    try:
+        return kind.obstacle() or kind.misfit(record)
+    except EngineError as error:  # the GPU does not even say what it is
+        return error.message
 
 
 def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | None:

@@ -72,6 +72,7 @@ class Lent:
             event = self._held[0][0]
             (status,) = self._cuda.api.cudaEventQuery(event)
             if status:
+                self._cuda.api.cudaGetLastError()  # which would give it to whoever asks next
                 return
             self._idle.append(event)
             self._held.popleft()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu, borrowed
-from alexc_runtime.engines.base import Engine, import_obstacle, load
+from alexc_runtime.engines.base import Engine, first_line, import_obstacle, load
 from alexc_runtime.engines.blocks import Blocks
 from alexc_runtime.engines.cuda import Cuda, capability, no_driver, no_gpu
 from alexc_runtime.engines.launches import Job, Launches
@@ -100,15 +100,7 @@ class TensorRT(Engine):
             self._compute = self._cuda.stream(held)
             self._copies = self._cuda.stream(held)
             self._event = self._cuda.event(held)
-            self._plan = Plan(
-                load(self.name),
-                self._cuda,
-                bundle,
-                record,
-                (self._input, *self._outputs),
-                self._compute,
-                held,
-            )
+            self._plan = self._loaded(bundle, record, held)
             self.batch_limits = self._plan.batch_limits
             self._blocks = Blocks(self._cuda)
             held.callback(self._blocks.close)
@@ -125,6 +117,18 @@ class TensorRT(Engine):
         self._lock = self._state.lock
         # Also when nobody closes it: at its collection, or where Python ends.
         self._end = weakref.finalize(self, self._state.close)
+
+    def _loaded(self, bundle: Bundle, record: EngineRecord, held: ExitStack) -> Plan:
+        library, tensors = load(self.name), (self._input, *self._outputs)
+        try:
+            return Plan(library, self._cuda, bundle, record, tensors, self._compute, held)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            # Its C++ side returned nothing, or it is older than what is used of it.
+            raise EngineError(
+                "engine/load",
+                f"{self.name} {library.__version__} can't load {record.path}: {first_line(error)}",
+                help=f"pip install --upgrade {self.package}",
+            ) from error
 
     def _new_slot(self, held: ExitStack) -> Slot:
         largest = self._plan.batch_limits[1]

@@ -122,8 +122,8 @@ class Plan:
         self._contexts.append(context)
         if self._scratch_size:
             context.set_device_memory(self._scratch, self._scratch_size)
-        handle = int(self._stream)
-        if profile.index and not context.set_optimization_profile_async(profile.index, handle):
+        # The first context alone is in a profile by itself.
+        if not context.set_optimization_profile_async(profile.index, int(self._stream)):
             raise self.refusal(f"it does not take its profile {profile.index}")
         return context
 
