@@ -434,7 +434,9 @@ def test_a_plan_of_another_network_is_refused(
         machine.open(built)
 
 
-def test_what_the_machine_lacks_for_a_plan_is_told_exactly(built: Path, machine: Machine) -> None:
+def test_what_the_machine_lacks_for_a_plan_is_told_exactly(
+    built: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def reason() -> str:
         with pytest.raises(EngineUnavailableError) as caught:
             alexc_runtime.open(built, "tensorrt_rtx")
@@ -442,6 +444,14 @@ def test_what_the_machine_lacks_for_a_plan_is_told_exactly(built: Path, machine:
         return caught.value.message.removeprefix(f"tensorrt_rtx can't run {built}: ")
 
     gpu = machine.gpu
+    with monkeypatch.context() as patch:
+        (tmp_path / "tensorrt_rtx.py").write_text("raise OSError('libnvinfer.so.10: not found')\n")
+        patch.syspath_prepend(tmp_path)
+        patch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+        assert reason() == (
+            "tensorrt-rtx is installed but does not load: libnvinfer.so.10: not found; "
+            "pip install --force-reinstall tensorrt-rtx brings its libraries"
+        )
     machine.patch.setitem(sys.modules, "tensorrt_rtx", None)
     assert reason() == "the package tensorrt-rtx is not installed"
     gpu.devices = 0
@@ -680,3 +690,16 @@ def test_a_real_plan_runs_on_a_real_gpu(tmp_path: Path) -> None:
             for name, value in expected(images(count)).items():
                 # TF32 keeps 11 bits of each factor.
                 np.testing.assert_allclose(outputs[name], value, rtol=1e-2, atol=1e-2)
+        counts = [3, 1, 4, 2, 3]
+        for outputs, count in zip(
+            opened.run_many(images(count) for count in counts), counts, strict=True
+        ):
+            scores = expected(images(count))["scores"]
+            np.testing.assert_allclose(outputs["scores"], scores, rtol=1e-2, atol=1e-2)
+        torch = pytest.importorskip("torch")
+        for count in (2, 4, 2, 2):
+            there = opened.run(torch.from_numpy(images(count)).cuda())["scores"]
+            scores = expected(images(count))["scores"]
+            found = torch.from_dlpack(there).cpu().numpy()
+            np.testing.assert_allclose(found, scores, rtol=1e-2, atol=1e-2)
+            np.testing.assert_array_equal(there.numpy(), found)

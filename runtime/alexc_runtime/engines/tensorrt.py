@@ -54,7 +54,11 @@ class TensorRT(Engine):
     @classmethod
     def obstacle(cls) -> str | None:
         # The machine first and the packages after it: without a GPU, no package would help.
-        return no_driver() or no_gpu() or import_obstacle(cls.name, cls.package)
+        obstacle = no_driver() or no_gpu() or import_obstacle(cls.name, cls.package)
+        if obstacle is not None and "does not load" in obstacle:
+            # The libraries themselves are packages of their own, which may be missing or cut short.
+            obstacle += f"; pip install --force-reinstall {cls.package} brings its libraries"
+        return obstacle
 
     @classmethod
     def misfit(cls, record: EngineRecord) -> str | None:
