@@ -1,15 +1,17 @@
 """Measures what docs/performance.md says, and writes it.
 
-    python benchmarks/performance.py [--beside BUNDLE]…     measures (4 minutes) and writes
-    python benchmarks/performance.py --from JSON            writes again from what was measured
+    python benchmarks/performance.py [--beside BUNDLE]… [--photos PATH]…   measures (7 minutes)
+    python benchmarks/performance.py --from JSON    writes again from what was measured
 
 `make bench` runs the first. It leaves build/bench/performance.json, and of that makes
-docs/performance.md and docs/performance.svg. The machine should have nothing else to do.
+docs/performance.md and the pictures beside it. The machine should have nothing else to do.
 
 int8 takes photographs to measure ranges on, so that its bundle is built before:
 
     alexc build specs/alexnet.yaml --precision int8 --calibrate PHOTOS --out build/alexnet-int8
-    make bench BESIDE=build/alexnet-int8
+    make bench BESIDE=build/alexnet-int8 PHOTOS=PHOTOS
+
+With PHOTOS the peer in int8 is calibrated on them, too.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alexc.build import preprocess_of
+from alexc.calibrate.images import load_images
 from alexc.frontend import load_net
 from alexc.graph.graph import Graph
 from alexc.passes.fold_batch_norm import fold_batch_norm
@@ -35,13 +39,17 @@ from alexc.plan.plot import plot
 from alexc.plan.prepare import Prepared, prepared, standard, subject, write_bundle
 from alexc.plan.report import figures, markdown, table
 from alexc.plan.result import comparison, row
+from alexc.plan.serving_plot import plot as plot_serving
+from alexc.plan.serving_report import serving_text
 from alexc_runtime.manifest import MODEL, EngineRecord
 
 ROOT = Path(__file__).resolve().parents[1]
 JSON = ROOT / "build" / "bench" / "performance.json"
 DOCUMENT, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
+SERVING_PICTURE = PICTURE.with_name("serving.svg")
 
 BATCHES = (1, 16)
+CLIENTS = (1, 4, 16)
 ENGINES = ("onnxruntime", "openvino")
 ABLATION_PACE = Pace(rounds=7, seconds=0.1, most=20, profile_runs=0)
 
@@ -86,11 +94,12 @@ def main() -> int:
     """Measure, or read what was measured, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--beside", metavar="BUNDLE", type=Path, action="append", default=[])
+    parser.add_argument("--photos", metavar="PATH", type=Path, action="append", default=[])
     parser.add_argument("--from", dest="measured", metavar="JSON", type=Path)
     arguments = parser.parse_args()
     if arguments.measured is None:
         found: dict[str, Any] = {
-            "bench": measure(arguments.beside),
+            "bench": measure(arguments.beside, arguments.photos),
             "ablations": [ablation(name) for name in VARIANTS],
         }
         JSON.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +108,9 @@ def main() -> int:
         found = json.loads(arguments.measured.read_text(encoding="utf-8"))
     DOCUMENT.write_text(rendered(found), encoding="utf-8")
     plot(found["bench"], PICTURE)
-    sys.stdout.write(f"{DOCUMENT.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}\n")
+    plot_serving(found["bench"], SERVING_PICTURE)
+    written = (DOCUMENT, PICTURE, SERVING_PICTURE)
+    sys.stdout.write(", ".join(str(file.relative_to(ROOT)) for file in written) + "\n")
     return 0
 
 
@@ -111,10 +122,18 @@ def say(text: str) -> None:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def measure(beside: Sequence[Path]) -> dict[str, Any]:
-    """alexnet on every engine and peer."""
-    options = bench.Options(batches=BATCHES, beside=tuple(beside))
-    return bench.bench(ROOT / "specs" / "alexnet.yaml", options, say)
+def measure(beside: Sequence[Path], photos: Sequence[Path]) -> dict[str, Any]:
+    """alexnet on every engine and peer, and clients of the engines."""
+    spec = ROOT / "specs" / "alexnet.yaml"
+    photographs = None
+    if photos:
+        preprocess = preprocess_of(load_net(spec))
+        assert preprocess is not None
+        photographs = load_images(photos, preprocess)
+    options = bench.Options(
+        batches=BATCHES, beside=tuple(beside), clients=CLIENTS, photographs=photographs
+    )
+    return bench.bench(spec, options, say)
 
 
 def ablation(name: str) -> dict[str, Any]:
@@ -171,6 +190,8 @@ def rendered(found: Mapping[str, Any]) -> str:
         INTRODUCTION
         + "\n"
         + markdown(found["bench"])
+        + "\n## Serving\n\n![Throughput and latency by the number of clients](serving.svg)\n\n"
+        + serving_text(found["bench"]["serving"])
         + "\n## What the passes gain\n\n"
         + "The same net written in other forms, in fp32. Gains are over the first line of the "
         "engine.\n\n" + tables + "\n"
