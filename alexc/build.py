@@ -18,7 +18,7 @@ import numpy as np
 from alexc import __version__
 from alexc.bundle import inputs_digest, staged, tool_versions, up_to_date
 from alexc.calibrate.calibration import FILE as CALIBRATION
-from alexc.calibrate.calibration import Calibration
+from alexc.calibrate.calibration import Calibration, split
 from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.images import load_images, photo_files
 from alexc.calibrate.narrow import Narrow, narrow, written
@@ -181,7 +181,7 @@ def build(
         records = stage.records()
         layers = [node.name for node in model.graph.nodes]
         plans = _build_plans(options, stage.folder, records, layers, progress, watch)
-        report = _verify(net.graph, weights, stage.folder / MODEL, model, plans, progress)
+        report = _verify(net, weights, stage.folder / MODEL, model, plans, options, progress)
         if not report.passed:
             raise AlexcError(_rejection(report))
         plans = _run(plans, report)
@@ -438,25 +438,33 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
 
 
 def _verify(
-    graph: Graph,
+    net: Net,
     weights: Weights,
     model: Path,
     narrow: Narrow,
     plans: Sequence[EngineRecord],
+    options: Options,
     progress: Progress,
 ) -> Report:
     from alexc.verify.crosscheck import verify
 
     samples = narrow.samples
+    # Two of the photographs, where there are any: ranges are those of photographs.
+    photographs: Sequence[Path] = ()
+    if samples is not None:
+        files = photo_files(options.calibrate)
+        _, held_out = split(np.arange(len(files)))
+        photographs = [files[index] for index in held_out[:2]]
     return verify(
-        graph,
+        net.graph,
         weights,
         model,
         written=narrow.graph,
         plans=plans,
-        # Two of the photographs, where there are any: ranges are those of photographs.
         inputs=None if samples is None else samples.images[:2],
         samples=samples,
+        photographs=[digest_of(file) for file in photographs],
+        batches=options.plans.batch,
         backends=None,
         progress=lambda step: progress(f"verification: {step}"),
     )
@@ -523,6 +531,7 @@ def _manifest(
             reference=report.reference,
             backends=tuple(BackendRecord(b.backend, b.status, b.passed) for b in report.backends),
             digests=certified,
+            inputs={} if report.inputs is None else report.inputs.to_json(),
         ),
     )
 

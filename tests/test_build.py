@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 import alexc_runtime
 from alexc.build import Options, build
 from alexc.frontend import load_net
+from alexc_runtime.digests import sha256
+from alexc_runtime.manifest import read as read_manifest
 from tests.command_line import Alexc, alexc
 
 __all__ = ["alexc"]  # a fixture, which pytest finds here by its name
@@ -235,6 +237,33 @@ def test_verify_takes_photographs_and_one_backend(alexc: Alexc, built: Path, pho
     assert ran.status == 0, ran.err
     assert "onnxruntime" in ran.out
     assert "torch" not in ran.out
+
+
+def test_the_certificate_says_of_which_images(
+    alexc: Alexc, built: Path, photo: Path, tmp_path: Path
+) -> None:
+    report = json.loads((built / "verify.json").read_text())
+    inputs = report["inputs"]
+    assert inputs["images"] == len(inputs["kinds"]) == 8
+    assert inputs["batches"] == [1, 3, 8, 32]
+    assert read_manifest(built).verification.inputs == inputs
+    page = tmp_path / "report.html"
+    ran = alexc("verify", built, "--image", photo, "--backend", "torch", "--html", page)
+    assert "given one photograph; outputs in batches of 1, 3" in " ".join(ran.out.split())
+    assert "one photograph" in page.read_text(encoding="utf-8")
+    found = alexc("verify", built, "--image", photo, "--backend", "torch", "--json").json["inputs"]
+    assert found["photographs"] == [sha256(photo)]
+    assert found["kinds"] == []
+
+
+def test_verify_holds_a_backend_against_another(alexc: Alexc, built: Path) -> None:
+    ran = alexc("verify", built, "--against", "torch", "--backend", "onnxruntime", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["reference"] == "torch"
+    assert {row["backend"] for row in ran.json["layers"]} == {"onnxruntime"}
+    ran = alexc("verify", built, "--against", "tensorflow")
+    assert ran.status == 2
+    assert "error[verify/unknown-backend]" in ran.err
 
 
 def test_verify_writes_a_page(alexc: Alexc, built: Path, tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
     from alexc.graph.graph import Graph
     from alexc.verify.report import Report, Row
-    from alexc_runtime.manifest import EngineRecord, Preprocess
+    from alexc_runtime.manifest import BatchRange, EngineRecord, Preprocess
 
 
 @dataclass(frozen=True)
 class _Target:
     """What the command line names: a net, its weights by whole name, and its model.onnx.
 
-    `written` is the graph that the model was written from, `plans` those that were built of it.
+    `written` is the graph that the model was written from, `plans` those that were built of it, and
+    `batches` the sizes of batch that it serves.
     """
 
     name: str
@@ -37,6 +38,7 @@ class _Target:
     model: Path
     written: Graph
     preprocess: Preprocess | None
+    batches: BatchRange
     plans: tuple[EngineRecord, ...] = ()
 
 
@@ -67,12 +69,22 @@ def verify(
         list[str] | None,
         typer.Option("--backend", metavar="NAME", help="Only this backend; may be repeated."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="NAME", help="Hold the others against this backend instead."
+        ),
+    ] = None,
     batch: Annotated[
         int,
         typer.Option(
-            "--batch", metavar="N", min=1, max=1024, help="Images in the synthetic batch."
+            "--batch",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Images that are drawn; 8 are one of each kind.",
         ),
-    ] = 2,
+    ] = 8,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="What is drawn comes from this.")
     ] = 0,
@@ -86,13 +98,15 @@ def verify(
 ) -> None:
     """Cross-check on this machine: every layer of every backend against the reference.
 
-    The outputs compared last are those of the very bytes in the bundle. Of a spec it is what a
-    build in fp32 would make. Exit status 1 if a backend diverges, or none could run.
+    Outputs are those of the very bytes in the bundle, in every size of batch that it serves. Of a
+    spec it is what a build in fp32 would make. Exit status 1 if a backend diverges, or none could
+    run.
     """
+    from alexc.build import digest_of
     from alexc.verify.backends import BACKENDS
     from alexc.verify.crosscheck import verify as cross_check
 
-    for name in backend or ():
+    for name in (*(backend or ()), *([against] if against else ())):
         if name in BACKENDS and (package := BACKENDS[name].missing()) is not None:
             raise usage_fault(
                 "verify/not-installed",
@@ -101,6 +115,8 @@ def verify(
             )
     report: Report
     if onnx is not None:
+        if against is not None:
+            raise usage_fault("verify/against", "--against is of alexc's own models, not of --onnx")
         name, graph, own, preprocess = meant(target, weights)
         inputs = _photographs(images, preprocess) if images else None
         report = check_foreign(
@@ -108,6 +124,7 @@ def verify(
             graph,
             own,
             inputs=inputs,
+            photographs=[digest_of(file) for file in images or ()],
             seed=seed,
             backends=backend,
             batch=batch,
@@ -125,8 +142,11 @@ def verify(
                     written=checked.written,
                     plans=checked.plans,
                     inputs=inputs,
+                    photographs=[digest_of(file) for file in images or ()],
+                    batches=checked.batches,
                     seed=seed,
                     backends=backend,
+                    against=against,
                     batch=batch,
                     progress=progress,
                 )
@@ -151,6 +171,7 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         write_model,
     )
     from alexc.bundle import net_in, runtime_faults
+    from alexc.engines.record import DEFAULT_BATCH
     from alexc.frontend import load_net
     from alexc.passes.inference import inference
     from alexc.weights import store
@@ -163,7 +184,8 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         write_model(net.graph, drawn, scratch, MODEL_ENGINES)
         written = inference(net.graph)
         name, preprocess = net.spec.name, preprocess_of(net)
-        return _Target(name, net.graph, drawn, scratch / MODEL, written, preprocess)
+        model = scratch / MODEL
+        return _Target(name, net.graph, drawn, model, written, preprocess, DEFAULT_BATCH)
     if weights is not None:
         raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
     with runtime_faults():
@@ -180,7 +202,8 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         if record.engine in PLAN_ENGINES and record.precision in precisions
     )
     model = opened.path(MODEL)
-    return _Target(manifest.name, graph, own, model, written, manifest.preprocess, plans)
+    batches, preprocess = manifest.input.batch, manifest.preprocess
+    return _Target(manifest.name, graph, own, model, written, preprocess, batches, plans)
 
 
 def _photographs(files: list[Path], preprocess: Preprocess | None) -> NDArray[np.float32]:
