@@ -492,7 +492,8 @@ def test_nothing_that_can_be_matched_is_still_held_at_its_outputs(tmp_path: Path
         helper.make_node("Div", ["e", "s"], ["p"]),
     ]
     weights: Any = {"axes": np.array([1], np.int64)}
-    report = check(by_hand(tmp_path, nodes, weights, {"p": (429,)}), graph)
+    # It takes no maximum off, so that it is right for small numbers alone.
+    report = check(by_hand(tmp_path, nodes, weights, {"p": (429,)}), graph, batch=2)
     assert report.passed, report.to_json()
     assert report.no_counterpart == {"prob": "the file has no softmax in its place"}
 

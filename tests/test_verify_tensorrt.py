@@ -180,7 +180,7 @@ class Written:
 
 def test_a_good_plan_passes_in_every_check_and_profile(tmp_path: Path) -> None:
     written = Written(tmp_path)
-    report = written.verify()
+    report = written.verify(batch=2)
     assert report.passed, report.to_json()
     layers = {node.name for node in written.written.nodes}
     for check in ("alone", "provoked", "end_to_end"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from alexc.engines.options import PlanOptions
 from alexc.engines.tensorrt import build_plan
 from alexc.graph.graph import INPUT
 from alexc.ops.base import Shape
+from alexc.verify.backends import served
 from alexc.verify.backends.base import (
     BackendFault,
     ModelBackend,
@@ -31,21 +32,9 @@ from alexc.verify.backends.base import (
     feeds_of,
 )
 from alexc.verify.plan_parts import in_float32, lend_weights, packed
-from alexc_runtime.digests import FileRecord
 from alexc_runtime.engines import tensorrt
 from alexc_runtime.engines.base import Engine
-from alexc_runtime.errors import RuntimeFaultError
-from alexc_runtime.manifest import (
-    BatchRange,
-    Bundle,
-    EngineRecord,
-    Input,
-    InputType,
-    Manifest,
-    Output,
-    Preprocess,
-    Verification,
-)
+from alexc_runtime.manifest import BatchRange, EngineRecord, Input, InputType
 
 # The builder's level for plans that only localise: no kernels are looked for but the first.
 _QUICKLY = 1
@@ -86,7 +75,7 @@ class PlanBackend(ModelBackend):
         dtype: InputType = "float32" if self.graph.pixels is None else "uint8"
         # The batches that it takes are the plan's to say.
         input = Input(INPUT, self.graph.input_shape, BatchRange(1, 1, 1), dtype)
-        self._shipped = self._load(self.model.parent, self.record, input, shapes)
+        self._shipped = served.load(self.engine, self.model.parent, self.record, input, shapes)
 
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         from alexc.verify.onnx_parts import instrumented
@@ -132,7 +121,7 @@ class PlanBackend(ModelBackend):
         for first in range(0, count, largest or count):
             part = given[first : first + (largest or count)]
             rows = np.arange(max(len(part), smallest)) % len(part)
-            found = _run(self._shipped, part[rows])
+            found = served.run(self._shipped, part[rows])
             parts.append({name: array[: len(part)] for name, array in found.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -168,69 +157,11 @@ class PlanBackend(ModelBackend):
             )
             given = images.astype(np.uint8) if pixels else images
             input = Input(INPUT, given.shape[1:], batch, "uint8" if pixels else "float32")
-            engine = self._load(folder, record, input, outputs)
+            engine = served.load(self.engine, folder, record, input, outputs)
             try:
-                return _run(engine, given)
+                return served.run(engine, given)
             finally:
                 engine.close()
-
-    def _load(
-        self, folder: Path, record: EngineRecord, input: Input, outputs: Mapping[str, Shape]
-    ) -> Engine:
-        """The runtime's engine on a plan in the folder. Raises BackendFault if it refuses."""
-        bundle = _bundle(folder, record, input, outputs)
-        try:
-            return self.engine(bundle, record, None)
-        except RuntimeFaultError as fault:
-            raise BackendFault("; ".join((fault.message, *fault.notes))) from fault
-
-
-def _run(engine: Engine, images: NDArray[Any]) -> Tensors:
-    try:
-        return dict(engine.run(np.ascontiguousarray(images)))
-    except RuntimeFaultError as fault:
-        raise BackendFault("; ".join((fault.message, *fault.notes))) from fault
-
-
-def _bundle(
-    folder: Path, record: EngineRecord, input: Input, outputs: Mapping[str, Shape]
-) -> Bundle:
-    """The folder as the engine takes it: while a bundle is built, it has no manifest yet."""
-    preprocess = None
-    if input.dtype == "uint8":  # what it says is the model's work, and not looked at
-        channels, *crop = input.shape
-        grey = channels == 1
-        preprocess = Preprocess(
-            None,
-            (crop[0], crop[1]),
-            "grey" if grey else "rgb",
-            1.0,
-            (0.0,) * channels,
-            (1.0,) * channels,
-            "uint8",
-        )
-    files = {
-        file.relative_to(folder).as_posix(): FileRecord(file.stat().st_size, "")
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
-    manifest = Manifest(
-        alexc="",
-        name="",
-        inputs_digest="",
-        spec_digest="",
-        graph_digest="",
-        input=input,
-        outputs=tuple(Output(name, shape) for name, shape in outputs.items()),
-        preprocess=preprocess,
-        labels=None,
-        spec={},
-        engines=(record,),
-        versions={},
-        verification=Verification(False, "", (), {}),
-        files=files,
-    )
-    return Bundle(folder, manifest)
 
 
 @final

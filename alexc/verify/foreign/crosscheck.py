@@ -6,6 +6,7 @@ differs is how tensors are found: by their counterparts (see `match`) and not by
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from alexc.verify.foreign.parts import Parts
 from alexc.verify.foreign.report import ForeignReport
 from alexc.verify.foreign.weights import surplus, weight_faults, weights_in_file, with_folded
 from alexc.verify.processes import Crew, Ended
-from alexc.verify.report import BackendResult, Divergence, Row
+from alexc.verify.report import BackendResult, Divergence, Inputs, Row
 from alexc.verify.standard import Standard
 
 
@@ -42,7 +43,8 @@ def verify_foreign(
     inputs: NDArray[np.float32] | None = None,
     seed: int = 0,
     backends: Sequence[str] | None = None,
-    batch: int = 2,
+    photographs: Sequence[str] = (),
+    batch: int = len(provocations.KINDS),
     progress: Callable[[str], None] | None = None,
     isolate: bool = True,
     patience: float = PATIENCE,
@@ -94,7 +96,16 @@ def verify_foreign(
             for answer in _ask(kind, found.subject, whole, of_kind.layers(), crew):
                 of_kind.take(answer)
             findings.append(of_kind)
-    return _report(found, model, kinds, results, findings, set(backends or ()))
+    report = _report(found, model, kinds, results, findings, set(backends or ()))
+    given = Inputs(
+        images=len(images),
+        seed=seed,
+        kinds=() if inputs is not None else provocations.kinds_for(graph, batch),
+        photographs=tuple(photographs),
+        digest="sha256:" + hashlib.sha256(images.tobytes()).hexdigest(),
+        batches=sorted({len(images), *whole.sizes} if model.batch is None else {model.batch}),
+    )
+    return replace(report, inputs=given)
 
 
 @dataclass(frozen=True)
