@@ -58,6 +58,14 @@ def test_packing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         pack(folder, out, PackOptions(size=30, images_per_shard=8), lambda *_: None)
 
 
+def test_shards_that_cannot_be_written(tmp_path: Path) -> None:
+    out = _packed(tmp_path)
+    (out / "train-00001.tar").unlink()
+    (out / ".train-00001.tar.partial").mkdir()  # as good as a full disk: the file can't be made
+    with pytest.raises(UsageError, match="file/unwritable"):
+        pack(tmp_path / "set", out, PackOptions(size=26, images_per_shard=8), lambda *_: None)
+
+
 def test_damaged_files_are_left_out_of_shards_and_listed(tmp_path: Path) -> None:
     folder = make_photos(tmp_path / "set")
     (folder / "ant" / "00.png").write_bytes(b"")
