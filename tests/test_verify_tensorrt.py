@@ -35,6 +35,7 @@ from alexc.ops.pointwise import Dropout, Relu
 from alexc.ops.pool import MaxPool
 from alexc.ops.structure import Add, Flatten
 from alexc.passes.inference import inference
+from alexc.passes.precision import with_precision
 from alexc.passes.read_pixels import read_pixels
 from alexc.verify import Report, crosscheck, verify
 from alexc.verify.backends import tensorrt
@@ -48,6 +49,7 @@ from alexc.weights import store
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.errors import EngineError
 from alexc_runtime.manifest import Bundle
+from tests import test_quantize
 from tests.cases import weights_for
 from tests.small_specs import Project, project
 from tests.straw_plans import GoodPlans, WrongPlans, weaken, with_weights
@@ -367,25 +369,31 @@ def test_a_build_verifies_its_plans_where_there_is_a_gpu(
 # ---- what TensorRT itself takes, and does --------------------------------------------------------
 
 
-def test_tensorrts_builder_takes_the_copies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+def test_tensorrts_builder_takes_the_copies(precision: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    graph = inference(small_net())
-    narrow = graph.rebuilt(precisions=dict.fromkeys(("conv1", "relu1", "norm1"), "fp16"))
-    written = Written(tmp_path, written=narrow)
-    whole, names = in_float32(instrumented(written.model, narrow))
-    assert names["relu1"] == "relu1 in float32"
+    graph = test_quantize.net()
+    weights = weights_for(graph)
+    narrow = {
+        "fp16": lambda: with_precision(inference(graph), "fp16"),
+        "bf16": lambda: with_precision(inference(graph), "bf16"),
+        "int8": lambda: test_quantize.on_grids(weights, "int8"),
+        "fp8": lambda: test_quantize.on_grids(weights, "fp8"),
+    }[precision]()
+    model = test_quantize.write(narrow, weights, tmp_path)
+    whole, names = in_float32(instrumented(model, narrow))
     nodes = list(narrow.nodes)
     feeds: Weights = {
         given_name(node.name, source): np.zeros((2, *narrow.shapes[source]), np.float32)
         for node in nodes
         for source in node.inputs
     }
-    alone, _ = packed(detached(written.model, narrow, nodes, written.weights)[0], feeds)
-    for index, model in enumerate((whole, alone)):
+    alone, _ = packed(detached(model, narrow, nodes, weights)[0], feeds)
+    for index, copied in enumerate((whole, alone)):
         folder = tmp_path / f"copy-{index}"
         folder.mkdir()
-        (folder / "model.onnx").write_bytes(model)
-        lend_weights(written.model, model, folder)
+        (folder / "model.onnx").write_bytes(copied)
+        lend_weights(model, copied, folder)
         options = PlanOptions((BatchRange(2, 2, 2),), level=1)
         built = build_plan(folder / "model.onnx", folder / "copy.plan", options=options)
         assert built.record.path is not None, built.record.status
