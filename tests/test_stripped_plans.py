@@ -93,7 +93,7 @@ def parts(cut: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
 
     Two builds of one model number their tensors, and lay out their memory, each in its own way.
     """
-    _, places, rest = stripped._parse(cut)
+    _, places, rest = stripped.parse(cut)
     kinds = [(place.name, place.type, place.shape, place.channels_last) for place in places]
     return kinds, re.sub(rb"\d+", b"", bytes(rest))
 
@@ -125,7 +125,7 @@ def test_a_stripped_plan_is_what_is_built_but_for_its_weights(
     assert parts(stripping.stripped(direct.read_bytes(), models[1])) == (kinds, rest)
     for model in models:
         full = bytes(stripped.whole(shared.read_bytes(), weights_beside(model)))
-        for place in stripped._parse(shared.read_bytes())[1]:
+        for place in stripped.parse(shared.read_bytes())[1]:
             found = full[place.offset : place.offset + place.size]
             assert found == stripped.as_in_plan(weights_beside(model)[place.name], place)
     numbers = sum(array.size for array in weights_beside(models[0]).values())
@@ -175,6 +175,36 @@ def test_a_weight_of_a_few_bytes_is_not_looked_for(tmp_path: Path) -> None:
             written(graph, tmp_path / "net", 1), tmp_path / "net.plan", options=STRIPPED
         )
     assert "too small" in caught.value.diagnostics[0].notes[0]
+
+
+def test_every_copy_of_a_weight_is_found(tmp_path: Path) -> None:
+    model = written(net(), tmp_path / "net", 2)
+    own = weights_beside(model)
+    forms = [next(stripping._forms(weight)) for weight in stripping.weights_of(model)]
+    plain = b"".join(stripped.as_in_plan(own[form.name], form) for form in forms)
+    short = Place("fc.weight", 0, "bfloat16", own["fc.weight"].shape)
+    last = Place("conv1.weight", 0, "float16", (16, 3, 5, 4), channels_last=True)
+    more = (stripped.as_in_plan(own[place.name], place) for place in (short, last))
+    cut = stripping.stripped(b"head" + plain + b"between".join(more), model)
+    _, places, rest = stripped.parse(cut)
+    assert bytes(rest) == b"headbetween"
+    kinds = [(place.name, place.type, place.shape, place.channels_last) for place in places[-2:]]
+    assert kinds == [(p.name, p.type, p.shape, p.channels_last) for p in (short, last)]
+
+
+def test_what_else_was_made_of_weights_is_noticed() -> None:
+    place = Place("b", 8, "float16", (3,))
+    other = Place("b", 8, "bfloat16", (3,))
+
+    def cut(before: bytes, place: Place = place) -> bytes:
+        return stripped.strip(before + bytes(6) + b"layers", [place])
+
+    stripping.check_alike(cut(b"tensor 7"), cut(b"tensor 9"))
+    stripping.check_alike(cut(b"a, then "), cut(b"then a, "))
+    for second in (cut(b"tensor \xff"), cut(b"tensor 7", other)):
+        with pytest.raises(AlexcError, match="holds more than the weights") as caught:
+            stripping.check_alike(cut(b"tensor 7"), second)
+        assert caught.value.diagnostics[0].code == "engine/strip"
 
 
 # ---- the format ----------------------------------------------------------------------------------
@@ -297,7 +327,7 @@ def test_a_stripped_plan_of_alexnet_takes_at_most_2_mb(precision: str, tmp_path:
     plan = tmp_path / "alexnet.plan"
     tensorrt.build_plan(model, plan, precision=precision, options=STRIPPED)
     assert plan.stat().st_size <= 2_000_000
-    places = stripped._parse(plan.read_bytes())[1]
+    places = stripped.parse(plan.read_bytes())[1]
     assert {place.name for place in places} == set(spec.graph.parameters)
     start = time.process_time()
     tensorrt.build_plan(model, plan, precision=precision)

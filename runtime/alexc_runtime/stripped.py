@@ -74,7 +74,7 @@ def whole(plan: bytes, weights: Mapping[str, NDArray[Any]]) -> bytearray:
     Raises EngineError engine/load if the file is no stripped plan, or is one of other weights.
     """
     try:
-        total, places, rest = _parse(plan)
+        total, places, rest = parse(plan)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EngineError("engine/load", f"the stripped plan is damaged: {error}") from None
     made = bytearray(total)
@@ -125,7 +125,15 @@ def bfloat16_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _parse(plan: bytes) -> tuple[int, list[Place], memoryview]:
+def parse(plan: bytes) -> tuple[int, list[Place], memoryview]:
+    """The bytes of the whole plan, where weights lie in it, and what lies between them.
+
+    Raises ValueError, TypeError or RecursionError if it is no stripped plan.
+    """
+    """The bytes that the whole plan has, where weights lie in it, and what lies between them.
+
+    Raises ValueError, TypeError or RecursionError if it is no stripped plan.
+    """
     start = len(_MAGIC) + 8
     length = int.from_bytes(plan[len(_MAGIC) : start], "little")
     if not is_stripped(plan) or length > len(plan) - start:

@@ -85,19 +85,8 @@ def build_plan(
         why = "no GPU, and this library builds by timing kernels on one"
         return Plan(not_built(flavour, precision, why))
     _check_options(known, precision, options)
-    if not (options.stripped and known.compiles_later):
-        return _build(model, plan, flavour, precision, options, progress, timing)
-    try:
-        with tempfile.TemporaryDirectory(dir=plan.parent, prefix=".stripping-") as folder:
-            other = stripping.write_random(model, Path(folder))
-            full = Path(folder) / plan.name
-            built = _build(other, full, flavour, precision, options, progress, timing)
-            content = stripping.stripped(full.read_bytes(), other)
-    except OSError as error:
-        raise usage_fault("file/unwritable", f"{plan}: {error.strerror or error}") from None
-    with whole_file(plan) as file:
-        file.write(content)
-    return replace(built, record=replace(built.record, path=str(plan)))
+    build = _build_stripped if options.stripped and known.compiles_later else _build
+    return build(model, plan, flavour, precision, options, progress, timing)
 
 
 def _check_options(flavour: Flavour, precision: str, options: PlanOptions) -> None:
@@ -124,6 +113,40 @@ def _check_options(flavour: Flavour, precision: str, options: PlanOptions) -> No
                 help="leave --strip-weights out, or build in fp32, tf32, fp16 or bf16",
             )
         )
+
+
+def _build_stripped(
+    model: Path,
+    plan: Path,
+    flavour: str,
+    precision: str,
+    options: PlanOptions,
+    progress: Progress | None,
+    timing: Path | None,
+) -> Plan:
+    """Build twice of random weights, and write what the two plans have in common."""
+
+    def of_random(folder: Path, seed: int) -> tuple[Plan, bytes]:
+        other = stripping.write_random(model, folder, seed)
+        half = None if progress is None else _half(progress, seed)
+        built = _build(other, folder / plan.name, flavour, precision, options, half, timing)
+        return built, stripping.stripped((folder / plan.name).read_bytes(), other)
+
+    try:
+        with tempfile.TemporaryDirectory(dir=plan.parent, prefix=".stripping-") as folder:
+            built, content = of_random(Path(folder), 0)
+            _, again = of_random(Path(folder), 1)
+    except OSError as error:
+        raise usage_fault("file/unwritable", f"{plan}: {error.strerror or error}") from None
+    stripping.check_alike(content, again)
+    with whole_file(plan) as file:
+        file.write(content)
+    return replace(built, record=replace(built.record, path=str(plan)))
+
+
+def _half(progress: Progress, which: int) -> Progress:
+    """Progress of the first (0) or the second (1) half of the work."""
+    return lambda done, phase: progress((which + done) / 2, phase)
 
 
 @undisturbed()

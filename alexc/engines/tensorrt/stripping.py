@@ -7,11 +7,14 @@ the type that the layer computes in. So they can be cut out, and any others put 
 
 The plan that is stripped is not built from the weights that it is for but from random numbers, all
 different. So each tensor is found in one place only, whatever the real ones are, and no value
-that they happen to have, such as a bias that is all zeros, can change what is built.
+that they happen to have, such as a bias that is all zeros, can change what is built. And it is
+built twice, of other numbers each time: what is left must be the same, or something in it was made
+of the weights and would be wrong with others.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 from alexc.diagnostics import AlexcError, Diagnostic
 from alexc.engines.model import load as load_model
-from alexc_runtime.stripped import TYPES, Place, as_in_plan, strip
+from alexc_runtime.stripped import TYPES, Place, as_in_plan, parse, strip
 
 if TYPE_CHECKING:
     import onnx
@@ -79,8 +82,8 @@ def stripped(plan: bytes, model: Path) -> bytes:
     """
     free = _Free(plan)
     places: list[Place] = []
-    for weight in weights_of(model):
-        values = _values(model.parent / weight.file, weight)
+    weights = {each: _values(model.parent / each.file, each) for each in weights_of(model)}
+    for weight, values in weights.items():
         found = next(filter(None, (free.places(weight, values, p) for p in _forms(weight))), None)
         if not found:
             raise AlexcError(
@@ -94,7 +97,35 @@ def stripped(plan: bytes, model: Path) -> bytes:
                 )
             )
         places += found
+    # With these gone there is little left to look for further copies in, in another form.
+    for weight, values in weights.items():
+        for form in _forms(weight):
+            places += free.places(weight, values, form)
     return strip(plan, places)
+
+
+def check_alike(first: bytes, second: bytes) -> None:
+    """Raise AlexcError engine/strip if two stripped plans differ, built of different weights.
+
+    Two builds of one model give other numbers to tensors and places in memory, and list layers in
+    another order; so it is counted how often each byte is there, and digits are left out.
+    """
+    if not np.array_equal(_counts(first), _counts(second)):
+        raise AlexcError(
+            Diagnostic(
+                "engine/strip",
+                "the plan can't be stripped: it holds more than the weights that was made of them",
+                help="build it without --strip-weights",
+            )
+        )
+
+
+def _counts(plan: bytes) -> NDArray[np.int64]:
+    _, places, rest = parse(plan)
+    counts = np.bincount(np.frombuffer(rest, np.uint8), minlength=256)
+    counts[ord("0") : ord("9") + 1] = 0
+    forms = [(place.name, place.type, place.shape, place.channels_last) for place in places]
+    return np.append(counts, zlib.crc32(repr(sorted(forms)).encode()))
 
 
 def _values(file: Path, weight: Weight) -> NDArray[np.float32]:
