@@ -39,7 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 from benchmarks import gpu_table  # noqa: E402
-from benchmarks.gpu_tasks import PRECISIONS, TASKS, contestants, gpu_name  # noqa: E402
+from benchmarks.gpu_bundles import PRECISIONS  # noqa: E402
+from benchmarks.gpu_speed import contestants  # noqa: E402
+from benchmarks.gpu_tasks import TASKS, gpu_name  # noqa: E402
 
 PARTS = ("runs", "rates", "build", "verify", "speed", "overhead")
 BUDGET = 1800.0

@@ -13,7 +13,7 @@ import pytest
 
 import alexc_runtime
 from alexc_runtime.manifest import MODEL, WEIGHTS
-from benchmarks import gpu, gpu_table, gpu_tasks
+from benchmarks import gpu, gpu_bundles, gpu_speed, gpu_table, gpu_tasks
 from tests.gpu_machine import Machine, gpu_machine
 from tests.small_bundle import make
 
@@ -61,10 +61,10 @@ def test_a_task_that_fails_or_hangs_leaves_the_others(
 
 def test_every_part_has_a_task_and_contestants_are_those_of_the_bundles(tmp_path: Path) -> None:
     assert tuple(gpu_tasks.TASKS) == gpu.PARTS
-    make(gpu_tasks.bundle_of(tmp_path, "fp16"))
+    make(gpu_bundles.bundle_of(tmp_path, "fp16"))
     names = [task.about for task in gpu.tasks("speed", tmp_path, None)]
     assert "tensorrt_rtx fp16 without graphs" in names
-    assert names[-4:] == list(gpu_tasks.PEERS)
+    assert names[-4:] == list(gpu_speed.PEERS)
     assert not [name for name in names if "fp32" in name]
     assert gpu.Task("build", "int8") in gpu.tasks("build", tmp_path, tmp_path)
 
@@ -74,8 +74,8 @@ def test_batches_are_timed_where_they_lie(built: Path, machine: Machine, how: st
     machine.does.profiles = [(1, 1, 1), (2, 4, 9)]
     with machine.open(built) as session, ExitStack() as held:
         for batch in (1, 8):
-            run = gpu_tasks.of_session(session, batch, how, held)
-            found = gpu_tasks.timed(run, batch, seconds=0.01)
+            run = gpu_speed.of_session(session, batch, how, held)
+            found = gpu_speed.timed(run, batch, seconds=0.01)
             assert found["p50_ms"] <= found["p99_ms"]
             assert found["images_per_s"] >= batch / found["p50_ms"] * 999
         launched = "cudaGraphLaunch" in machine.gpu.calls
@@ -87,12 +87,12 @@ def test_what_python_takes_is_the_call_without_the_bare_launch(
     built: Path, machine: Machine
 ) -> None:
     with machine.open(built) as session, ExitStack() as held:
-        found = gpu_tasks.overhead_of(session, held, calls=5)
+        found = gpu_speed.overhead_of(session, held, calls=5)
     for side in ("host", "GPU"):
         assert found[f"over, {side}"] == found[f"run, {side}"] - found[f"bare, {side}"]
     machine.does.capturable = False
     with machine.open(built) as session, ExitStack() as held:
-        assert gpu_tasks.overhead_of(session, held, calls=5) == {
+        assert gpu_speed.overhead_of(session, held, calls=5) == {
             "fault": "it runs without CUDA graphs"
         }
 
@@ -105,7 +105,7 @@ def test_a_plan_of_an_exported_model_runs_as_ours_do(tmp_path: Path) -> None:
     for name, called in ((MODEL, "exported.onnx"), (WEIGHTS, WEIGHTS)):
         (folder / called).write_bytes((tmp_path / "small" / name).read_bytes())
     bundle = alexc_runtime.open_bundle(
-        gpu_tasks._bundle_of_export(folder, "tensorrt_rtx", manifest)
+        gpu_speed._bundle_of_export(folder, "tensorrt_rtx", manifest)
     )
     (record,) = bundle.manifest.engines
     assert (record.engine, record.precision) == ("tensorrt_rtx", "fp16")
