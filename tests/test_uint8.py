@@ -20,10 +20,13 @@ from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.pixels import Pixels
 from alexc.passes.inference import inference
 from alexc.passes.read_pixels import NORMALISED, read_pixels
+from alexc.plan.contestant import Subject
+from alexc.plan.ours import contestants, opened
 from alexc.verify.crosscheck import verify
 from alexc.verify.inputs import PIXEL_KINDS, batch_of_pixels, structured
 from alexc.weights import store
 from alexc_runtime.manifest import MODEL, WEIGHTS, open_bundle
+from alexc_runtime.preprocess import normalised
 from tests.cases import weights_for
 from tests.command_line import Alexc, alexc
 
@@ -188,6 +191,26 @@ def test_images_that_provoke_are_pixels() -> None:
     assert (images.min(), images.max()) == (0, 255)
     assert not np.array_equal(images[0], images[len(PIXEL_KINDS)])
     assert [float(images[index].std()) for index in (2, 3)] == [0.0, 0.0]
+
+
+def test_a_benchmark_gives_each_what_it_takes(bundles: dict[str, Path]) -> None:
+    """All of them the same pictures: normalised, or the pixels that they were made of."""
+    preprocess = open_bundle(bundles["float32"]).manifest.preprocess
+    assert preprocess is not None
+    pixels = batch_of_pixels((3, 23, 19), PIXEL_KINDS, 1)
+    images = normalised(pixels.astype(np.uint8), preprocess)
+    outputs = {}
+    for takes, folder in bundles.items():
+        subject = Subject(folder, folder, folder, folder, folder)
+        first, *_ = contestants(folder, open_bundle(folder).manifest)
+        assert first.note == ("takes pixels" if takes == "uint8" else "")
+        record = next(c for c in contestants(folder, open_bundle(folder).manifest) if not c.gpu)
+        runner = opened(subject, record.settings)
+        given = runner.taken(images)
+        np.testing.assert_array_equal(given, pixels if takes == "uint8" else images)
+        outputs[takes] = runner.run(given)["fc"]
+    largest = float(np.abs(outputs["float32"]).max())
+    np.testing.assert_allclose(outputs["uint8"], outputs["float32"], rtol=0, atol=2**-18 * largest)
 
 
 def test_inputs_that_are_no_pixels_are_refused(bundles: dict[str, Path]) -> None:

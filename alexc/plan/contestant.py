@@ -82,6 +82,10 @@ class Subject:
 class Runner(ABC):
     """A contestant that is loaded, in its own process."""
 
+    def taken(self, images: Images) -> NDArray[Any]:
+        """The images, normalised as the net was trained on them, as this contestant takes them."""
+        return images
+
     @abstractmethod
     def run(self, images: Images) -> Outputs:
         """The graph's outputs by name."""

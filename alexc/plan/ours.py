@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, Subject
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.openvino import OpenVino
 from alexc_runtime.errors import EngineUnavailableError
-from alexc_runtime.manifest import MODEL, EngineRecord, Manifest, open_bundle
+from alexc_runtime.manifest import MODEL, EngineRecord, Manifest, Preprocess, open_bundle
 from alexc_runtime.session import ENGINES, Session
 
 
@@ -30,7 +33,8 @@ def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:
     for engine in ("onnxruntime", "openvino"):
         if engine not in {record.engine for record in records}:
             records.append(EngineRecord(engine, precision, "not verified", MODEL))
-    return [of_record(folder, record) for record in records]
+    note = "takes pixels" if manifest.input.dtype == "uint8" else ""
+    return [of_record(folder, record, note) for record in records]
 
 
 def of_record(
@@ -67,6 +71,12 @@ class Bundled(Runner):
         self._model = model
         self._subject = subject
 
+    def taken(self, images: Images) -> NDArray[Any]:
+        manifest = self._session.manifest
+        if manifest.input.dtype == "float32" or manifest.preprocess is None:
+            return images
+        return denormalised(images, manifest.preprocess)
+
     def run(self, images: Images) -> Outputs:
         return dict(self._session.run(images))
 
@@ -89,6 +99,13 @@ class Bundled(Runner):
         if self._session.engine == "openvino":
             return _profile_openvino(self._model, images, runs, self._subject.threads)
         return None
+
+
+def denormalised(images: Images, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The pixels that these images were made of: exact, since rounding moves none by a half."""
+    mean, std = (np.array(each).reshape(-1, 1, 1) for each in (preprocess.mean, preprocess.std))
+    pixels = np.rint((images * std + mean) / preprocess.scale)
+    return np.asarray(np.clip(pixels, 0, 255), np.uint8)
 
 
 def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:

@@ -29,9 +29,11 @@ from alexc_runtime.manifest import (
     Input,
     Manifest,
     Output,
+    Preprocess,
     Verification,
     open_bundle,
 )
+from alexc_runtime.preprocess import normalised
 
 _BFLOAT16_MODEL = "model-bf16.onnx"
 
@@ -118,16 +120,27 @@ def unverified(net: Net, engines: Sequence[EngineRecord]) -> Manifest:
 
 def standard(net: Prepared, images: int, seed: int) -> tuple[NDArray[np.float32], Standard]:
     """The images, and the reference's outputs for the distinct ones among them."""
-    distinct = standard_inputs(net.graph, min(images, _DISTINCT_IMAGES), seed)
+    distinct = standard_inputs(
+        net.graph, min(images, _DISTINCT_IMAGES), seed, net.manifest.preprocess
+    )
     expected = standard_of(net.graph, net.weights, distinct, seed)
     return distinct[np.arange(images) % len(distinct)], expected
 
 
-def standard_inputs(graph: Graph, images: int, seed: int) -> NDArray[np.float32]:
-    """Images that are measured on where no photographs are given."""
-    from alexc.verify.inputs import batch
+def standard_inputs(
+    graph: Graph, images: int, seed: int, preprocess: Preprocess | None = None
+) -> NDArray[np.float32]:
+    """Images that are measured on where no photographs are given.
 
-    return batch(graph.input_shape, images, seed, ("structured", "gaussian"))
+    With `preprocess` they are pixels, normalised: a model that takes pixels is given the same.
+    """
+    from alexc.verify.inputs import batch, batch_of_pixels
+
+    kinds = ("structured", "gaussian")
+    if preprocess is None:
+        return batch(graph.input_shape, images, seed, kinds)
+    pixels = batch_of_pixels(graph.input_shape, [kinds[i % 2] for i in range(images)], seed)
+    return normalised(pixels, preprocess)
 
 
 def standard_of(

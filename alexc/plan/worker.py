@@ -153,7 +153,8 @@ class Worker:
         return self._runner
 
     def _images(self, batch: int) -> Any:
-        return np.array(np.load(self._subject.images, mmap_mode="r")[:batch])
+        images = np.array(np.load(self._subject.images, mmap_mode="r")[:batch])
+        return self._ready.taken(images)
 
 
 def _peak_bytes() -> int:
