@@ -57,6 +57,7 @@ from tests.straw_plans import GoodPlans, WrongPlans, weaken, with_weights
 __all__ = ["project"]  # a fixture
 
 Weights = dict[str, NDArray[np.float32]]
+PIXELS = Pixels(scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 BUILT = Built("1.7.1", (), (BatchRange(1, 2, 4), BatchRange(5, 5, 9)))
 
 
@@ -243,8 +244,7 @@ def test_a_narrow_plan_is_seen_in_float32(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_reads_pixels_is_given_pixels(tmp_path: Path) -> None:
-    pixels = Pixels(scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    written = Written(tmp_path, written=read_pixels(inference(small_net()), pixels))
+    written = Written(tmp_path, written=read_pixels(inference(small_net()), PIXELS))
     report = written.verify()
     assert report.passed, report.to_json()
     assert {kind for path, _, kind in StrawEngine.ran if path == written.plan} == {"uint8"}
@@ -369,7 +369,7 @@ def test_a_build_verifies_its_plans_where_there_is_a_gpu(
 # ---- what TensorRT itself takes, and does --------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8", "uint8 input"])
 def test_tensorrts_builder_takes_the_copies(precision: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     graph = test_quantize.net()
@@ -379,6 +379,7 @@ def test_tensorrts_builder_takes_the_copies(precision: str, tmp_path: Path) -> N
         "bf16": lambda: with_precision(inference(graph), "bf16"),
         "int8": lambda: test_quantize.on_grids(weights, "int8"),
         "fp8": lambda: test_quantize.on_grids(weights, "fp8"),
+        "uint8 input": lambda: read_pixels(inference(graph), PIXELS),
     }[precision]()
     model = test_quantize.write(narrow, weights, tmp_path)
     whole, names = in_float32(instrumented(model, narrow))

@@ -42,7 +42,7 @@ def packed(
     """The model with all its inputs in one, side by side, and `feeds` as it takes them.
 
     The input is `(batch, numbers)`; slices of it are what the model's own inputs were. All are of
-    one batch.
+    one batch. What is fed as pixels stays float32, for TensorRT has uint8 outside a network only.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -66,6 +66,14 @@ def packed(
             helper.make_node("Reshape", [f"{name}.flat", shape], [name]),
         ]
         first = last
+    for node in copy.graph.node:
+        for attribute in node.attribute:
+            if (
+                node.op_type == "Cast"
+                and attribute.i == TensorProto.UINT8
+                and node.input[0] in feeds
+            ):
+                attribute.i = TensorProto.FLOAT
     nodes += copy.graph.node
     del copy.graph.node[:], copy.graph.input[:]
     copy.graph.node.extend(nodes)
