@@ -155,7 +155,8 @@ def test_a_short_race_leaves_those_that_are_not_clearly_slower() -> None:
     dead = short("openvino", {1: 1.0, 8: 1.0})
     dead.fault = "failed: it died"
     every = [slow, best, close, large, dead]
-    assert leaders(every, (1, 8), 3) == [best, close, large]
+    # What is no faster than one before it is left out, though it is not clearly slower.
+    assert leaders(every, (1, 8), 3) == [best, large]
     assert slow.dropped == (
         "in a short race 2.50 × the time of onnxruntime fp32 at batch 1; "
         "1.50 × the time of tensorrt fp32 at batch 8"

@@ -20,6 +20,8 @@ from alexc_runtime.manifest import BatchRange
 # What is slower than this in every round is slower outside the noise of a short race.
 _CLEARLY = 1.03
 _FEWEST_ROUNDS = 2
+# What takes more than this share of another's time is no faster in a short race.
+_FASTER = 0.98
 # A tie gives away this much at most, by the median of its rounds.
 _MOST_GIVEN_AWAY = 0.02
 
@@ -63,13 +65,18 @@ def racing(tried: Sequence[Tried], batch: int) -> list[Tried]:
 def leaders(tried: Sequence[Tried], batches: Sequence[int], most: int) -> list[Tried]:
     """At each batch the fastest of a short race and those not clearly slower, at most so many.
 
-    In the order of `tried`. Those that are left out are marked as dropped, and say by how much.
+    One that is no faster than another that stands before it would lose to that in a tie, and is
+    left out as well. In the order of `tried`; those left out are marked as dropped, and say why.
     """
     kept: set[int] = set()
     for batch in batches:
         here = racing(tried, batch)
         close = [each for each in here if not _clearly_slower(each, here[0], batch)]
-        kept |= {id(each) for each in close[:most]}
+        worth: list[Tried] = []
+        for each in sorted(close, key=tried.index):
+            if all(_ratio(each, other, batch) <= _FASTER for other in worth):
+                worth.append(each)
+        kept |= {id(each) for each in close if any(each is one for one in worth[-most:])}
     for each in tried:
         if each.fault is None and id(each) not in kept:
             each.dropped = each.dropped or _behind(each, tried, batches)
@@ -79,6 +86,11 @@ def leaders(tried: Sequence[Tried], batches: Sequence[int], most: int) -> list[T
 def _clearly_slower(one: Tried, best: Tried, batch: int) -> bool:
     ratios = _ratios(one.short[batch], best.short[batch])
     return len(ratios) >= _FEWEST_ROUNDS and min(ratios) > _CLEARLY
+
+
+def _ratio(one: Tried, other: Tried, batch: int) -> float:
+    """How many times as long one took as the other, the median over rounds."""
+    return median(_ratios(one.short[batch], other.short[batch]))
 
 
 def _ratios(one: Times, best: Times) -> list[float]:
@@ -92,8 +104,8 @@ def _behind(one: Tried, tried: Sequence[Tried], batches: Sequence[int]) -> str:
     for batch in batches:
         if batch in one.short:
             best = racing(tried, batch)[0]
-            ratio = median(_ratios(one.short[batch], best.short[batch]))
             if best is not one:
+                ratio = _ratio(one, best, batch)
                 parts.append(f"{ratio:.2f} × the time of {best.variant.label} at batch {batch}")
     return "in a short race " + "; ".join(parts) if parts else "not raced"
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import alexc_runtime
 from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, Subject
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
@@ -35,6 +36,25 @@ def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:
             records.append(EngineRecord(engine, precision, "not verified", MODEL))
     note = "takes pixels" if manifest.input.dtype == "uint8" else ""
     return [of_record(folder, record, note) for record in records]
+
+
+def planned(folder: Path, manifest: Manifest, note: str = "") -> Contestant:
+    """The bundle as a deployment opens it, each batch on the engine that its plan chose.
+
+    Raises ValueError if it has no plan.
+    """
+    if manifest.plan is None:
+        raise ValueError(f"{folder} has no plan")
+    ways = [choice.way for choice in manifest.plan.choices]
+    return Contestant(
+        engine="planned",
+        family="ours",
+        precision="/".join(dict.fromkeys(way.precision for way in ways)),
+        opener="alexc.plan.ours:opened_as_planned",
+        settings={"folder": str(folder)},
+        gpu=any(ENGINES[way.engine].on_gpu for way in ways),
+        note=note or f"{manifest.plan.said}: the fastest within {manifest.plan.budget}",
+    )
 
 
 def of_record(
@@ -125,6 +145,24 @@ def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:
         raise Missing(error.message) from error
     session = Session(bundle, engine, record, "measured")
     return Bundled(session, engine, bundle.path(settings["path"]), subject)
+
+
+class Planned(Runner):
+    """A bundle with a plan that the runtime has opened."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(self, images: Images) -> Outputs:
+        return dict(self._session.run(images))
+
+    def session(self) -> Session:
+        return self._session
+
+
+def opened_as_planned(subject: Subject, settings: Mapping[str, Any]) -> Planned:
+    """The runner of `planned`'s contestant."""
+    return Planned(alexc_runtime.open(settings["folder"], threads=subject.threads))
 
 
 def _profile_onnxruntime(

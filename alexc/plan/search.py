@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ _SECONDS = 150.0
 _SHORT = Pace(rounds=6, seconds=0.04, fewest=1, most=4, profile_runs=0, most_seconds=8.0)
 _FINAL = Pace(rounds=11, seconds=0.12, fewest=2, most=12, profile_runs=0, most_seconds=16.0)
 _LEAST_FINAL_SECONDS = 4.0
+_RESERVED = 30.0  # of them, for the final race
 _STAY_PER_ENGINE, _FINALISTS = 2, 3
 _DISTINCT_IMAGES = 2
 
@@ -250,9 +252,13 @@ class _Course:
             unsure = [each for each in finalists if each.verified is None]
             if not unsure:
                 break
-            for each in unsure:
-                self._certify(each)
-            if any(not self._within(each) for each in unsure):
+            for each in sorted(unsure, key=self._rank):
+                if self._left() < _RESERVED and self._each_batch_has_one(finalists):
+                    each.dropped = "there was no time left to verify it"
+                    self._in = [one for one in self._in if one is not each]
+                else:
+                    self._certify(each)
+            if any(not self._within(each) for each in unsure) and self._left() > _RESERVED:
                 # Whoever was dropped because of one that has failed is in again.
                 known = {id(each) for each in self._in}
                 self._in += [each for each in self._raced if id(each) not in known]
@@ -326,6 +332,18 @@ class _Course:
             for each in (*here[:_FINALISTS], *of_engines.values()):
                 kept.setdefault(id(each), each)
         return [each for each in self._tried if id(each) in kept]
+
+    def _rank(self, each: Tried) -> float:
+        """Milliseconds an image in the last short race, at the batch where it is best."""
+        return min((taken.p50 / batch for batch, taken in each.short.items()), default=inf)
+
+    def _each_batch_has_one(self, finalists: Sequence[Tried]) -> bool:
+        """Whether of every batch's best few one was verified."""
+        ready = {id(each) for each in finalists if each.verified and self._within(each)}
+        return all(
+            any(id(each) in ready for each in self._best(batch)[:_FINALISTS])
+            for batch in self._batches
+        )
 
     def _race(self, stage: str, racers: Sequence[Tried]) -> None:
         for each, result in self._run(stage, racers, _SHORT):
