@@ -229,9 +229,8 @@ def test_a_wrong_input_is_its_requesters_fault_alone(held: Callable[..., Held]) 
     before = one.batcher.submit(numbered(1.0))
     with pytest.raises(BatchError, match=r"batch\[np.newaxis\]"):
         one.batcher.submit(np.zeros(IMAGE, np.float32))
-    doubles: Any = np.zeros((2, *IMAGE))
     with pytest.raises(BatchError, match="holds float64"):
-        one.batcher.run(doubles)
+        one.batcher.run(np.zeros((2, *IMAGE)))
     with pytest.raises(BatchError, match="a batch of 9 images; onnxruntime takes 1 to 8"):
         one.batcher.submit(numbered(*range(9)))
     after = one.batcher.submit(numbered(2.0))

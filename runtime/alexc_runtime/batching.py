@@ -105,9 +105,10 @@ class Batcher:
         """What has been run so far."""
         return self._counts
 
-    def submit(self, batch: NDArray[np.float32], timeout: float | None = None) -> Future[Outputs]:
+    def submit(self, batch: object, timeout: float | None = None) -> Future[Outputs]:
         """The outputs for `batch` in the future, as `Session.run` gives them.
 
+        It is what `Session.run` takes, in memory of the CPU.
         Where the queue is full this waits for room, `timeout` seconds at most (None: as long as it
         takes). A request that is cancelled before its run is not run. Leave the array as it is
         until the future is done.
@@ -140,7 +141,7 @@ class Batcher:
                 self._arrived.notify()
         return request.future
 
-    def run(self, batch: NDArray[np.float32], timeout: float | None = None) -> Outputs:
+    def run(self, batch: object, timeout: float | None = None) -> Outputs:
         """The outputs for `batch`, as `Session.run` gives them.
 
         Raises what `submit` raises, EngineError if the engine fails, and BusyError if there is no
