@@ -54,7 +54,9 @@ def train(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: all cores."),
+        typer.Option(
+            "--threads", metavar="N", min=1, help="CPU threads; default: as many as PyTorch takes."
+        ),
     ] = None,
     processes: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a line of JSON for every tenth of a minute or so, for every epoch, for the end.
+"""`metrics.jsonl`: a line of JSON for every fifty steps, for every epoch, for the end.
 
     {"kind": "step",  "step", "epoch", "loss", "top1", "learning_rate", "images_per_s", "loading"}
     {"kind": "epoch", "step", "epoch", "train_loss", "train_top1", "loss", "top1", "top5", …}
