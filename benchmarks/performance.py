@@ -6,12 +6,12 @@
 `make bench` runs the first. It leaves build/bench/performance.json, and of that makes
 docs/performance.md and the pictures beside it. The machine should have nothing else to do.
 
-int8 takes photographs to measure ranges on, so that its bundle is built before:
+Numbers of eight bits take photographs to measure ranges on:
 
-    alexc build specs/alexnet.yaml --precision int8 --calibrate PHOTOS --out build/alexnet-int8
-    make bench BESIDE=build/alexnet-int8 PHOTOS=PHOTOS
+    make bench PHOTOS=DIR
 
-With PHOTOS the peer in int8 is calibrated on them, too.
+calibrates alexc's bundle and the peer's model on them. Further bundles of alexnet, of the weights
+of seed 0, are measured beside with BESIDE.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from alexc.passes.fold_batch_norm import fold_batch_norm
 from alexc.passes.inference import inference
 from alexc.passes.lrn_form import lrn_form
 from alexc.passes.pool_before_relu import pool_before_relu
+from alexc.passes.weight_only import linear_layers, weight_only
 from alexc.plan import bench, ours
+from alexc.plan.bars import bars, bars_text
 from alexc.plan.contestant import Contestant
 from alexc.plan.measure import Pace, race
 from alexc.plan.plot import plot
@@ -44,6 +46,10 @@ from alexc.plan.serving_report import serving_text
 from alexc_runtime.manifest import MODEL, EngineRecord
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks import planned  # noqa: E402
+
 JSON = ROOT / "build" / "bench" / "performance.json"
 DOCUMENT, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
 SERVING_PICTURE = PICTURE.with_name("serving.svg")
@@ -65,6 +71,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
     "alexnet-bn": {"batch norm": lambda graph: graph},
 }
 FOLDED = "batch norm folded"  # has weights of its own, so that it is made apart
+WEIGHTS_ALONE = "weights of linear layers in int8"  # takes the weights; the one that is not fp32
 
 INTRODUCTION = """\
 # Performance
@@ -98,10 +105,13 @@ def main() -> int:
     parser.add_argument("--from", dest="measured", metavar="JSON", type=Path)
     arguments = parser.parse_args()
     if arguments.measured is None:
-        found: dict[str, Any] = {
-            "bench": measure(arguments.beside, arguments.photos),
-            "ablations": [ablation(name) for name in VARIANTS],
-        }
+        with tempfile.TemporaryDirectory() as folder:
+            made = planned.bundles(arguments.photos, Path(folder), say)
+            found: dict[str, Any] = {
+                "bench": measure([*arguments.beside, *made], arguments.photos),
+                "plan": planned.measure(made[0], say) if made else None,
+                "ablations": [ablation(name) for name in VARIANTS],
+            }
         JSON.parent.mkdir(parents=True, exist_ok=True)
         JSON.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     else:
@@ -152,6 +162,8 @@ def ablation(name: str) -> dict[str, Any]:
             for index, variant in enumerate(variants)
             for engine in ENGINES
         ]
+        if name == "alexnet":
+            contestants += _weights_alone(net, spec, scratch / "weights-alone")
         if name == "alexnet-bn":
             contestants += _folded(net, spec, scratch / "folded")
         say(f"{name}: computing the reference")
@@ -168,8 +180,10 @@ def _file(index: int) -> str:
     return f"variant-{index}.onnx"
 
 
-def _contestant(engine: str, folder: Path, file: str, variant: str) -> Contestant:
-    record = EngineRecord(engine, "fp32", "candidate", file)
+def _contestant(
+    engine: str, folder: Path, file: str, variant: str, precision: str = "fp32"
+) -> Contestant:
+    record = EngineRecord(engine, precision, "candidate", file)
     return ours.of_record(folder, record, note=variant)
 
 
@@ -180,6 +194,14 @@ def _folded(net: Prepared, spec: Path, folder: Path) -> list[Contestant]:
     return [_contestant(engine, folder, MODEL, FOLDED) for engine in ENGINES]
 
 
+def _weights_alone(net: Prepared, spec: Path, folder: Path) -> list[Contestant]:
+    """The contestants that read the weights of linear layers as int8."""
+    plain = inference(net.graph)
+    graph = weight_only(plain, net.weights, linear_layers(plain))
+    write_bundle(load_net(spec), net.weights, folder, {MODEL: graph})
+    return [_contestant(engine, folder, MODEL, WEIGHTS_ALONE, "int8-weights") for engine in ENGINES]
+
+
 # ---- writing -------------------------------------------------------------------------------------
 
 
@@ -188,14 +210,38 @@ def rendered(found: Mapping[str, Any]) -> str:
     tables = "\n\n".join(ablation_text(each) for each in found["ablations"])
     return (
         INTRODUCTION
-        + "\n"
+        + "\n## What must hold\n\n"
+        + bars_introduction(found)
+        + bars_text(bars(found["bench"], found.get("plan")))
+        + "\n\n"
         + markdown(found["bench"])
         + "\n## Serving\n\n![Throughput and latency by the number of clients](serving.svg)\n\n"
         + serving_text(found["bench"]["serving"])
         + "\n## What the passes gain\n\n"
-        + "The same net written in other forms, in fp32. Gains are over the first line of the "
-        "engine.\n\n" + tables + "\n"
+        + "The same net written in other forms, in fp32 but for the last of alexnet's. Gains are "
+        "over the first line of the engine.\n\n" + tables + "\n"
     )
+
+
+def bars_introduction(found: Mapping[str, Any]) -> str:
+    """What the bars are about, and on what their errors were measured."""
+    text = (
+        "On two cores, in one run, by medians. Times and errors are those of weights drawn from "
+        "seed 0. A tie is a comparison whose interval holds the bar. "
+    )
+    plan = (found.get("plan") or {}).get("plan")
+    if plan is not None and plan["photographs"]:
+        text += (
+            f"The agreement with the reference's first class was taken with the same drawn weights "
+            f"on {plan['images']} photographs: it says nothing of a trained net, for which "
+            "`alexc build --target auto --budget 1e-2,top1:99%` measures it.\n\n"
+        )
+    else:
+        text += (
+            "The agreement with the reference's first class was not measured: it takes "
+            "photographs, `make bench PHOTOS=DIR`, and means something with trained weights.\n\n"
+        )
+    return text
 
 
 def ablation_text(ablation: Mapping[str, Any]) -> str:

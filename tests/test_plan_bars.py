@@ -50,7 +50,14 @@ for each in BENCH["rows"]:
     if each["runtime_overhead"] is not None:
         each["runtime_overhead_interval"] = [0.004, 0.015]
 
-PLAN = {"seconds": 171.0}
+PLAN = {
+    "seconds": 171.0,
+    "images": 200,
+    "candidates": [
+        {"verdict": "chosen at batch 1", "agreement": 0.995},
+        {"verdict": "2.00 × the time of …", "agreement": 0.2},
+    ],
+}
 
 
 def test_every_bar_says_whether_it_held() -> None:
@@ -73,6 +80,7 @@ def test_every_bar_says_whether_it_held() -> None:
         ("fast", 16, "yes"),
         ("fast", 16, "no"),
         ("what alexc_runtime adds to the engine's own call", 16, "yes"),
+        ("fast", None, "yes"),
         ("the plan's search", None, "yes"),
         ("the planned session", 1, "yes"),
         ("the planned session", 16, "no"),
@@ -81,6 +89,7 @@ def test_every_bar_says_whether_it_held() -> None:
     assert "5.20 × (5.20–5.20): openvino bf16, against export-onnxruntime fp32" in text
     assert "80%: openvino fp32" in text
     assert "171 s" in text
+    assert "99.5% of 200" in text
     assert "0.94 × (0.94–0.94), against onnxruntime fp32, native" in text
 
 

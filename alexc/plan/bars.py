@@ -24,6 +24,7 @@ SHARE_OF_LIMIT = 0.75
 OVERHEAD = {1: 0.02, 16: 0.01}
 SEARCH_SECONDS = 180.0
 AGAINST_BEST_CANDIDATE = 0.97
+AGREEMENT = 0.99
 
 _EXPORT = "export-onnxruntime"
 
@@ -158,14 +159,25 @@ def _overhead(batch: int, rows: Sequence[Json]) -> dict[str, Any]:
     return _row(what, batch, measured, said, held)
 
 
+def _agreement(plan: Json) -> dict[str, Any]:
+    """The least agreement of what was chosen with the reference's first class."""
+    what, said = "fast, the reference's first class on photographs", f"≥ {AGREEMENT:.0%}"
+    chosen = [way for way in plan["candidates"] if way["verdict"].startswith("chosen")]
+    shares = [way["agreement"] for way in chosen if way["agreement"] is not None]
+    if not shares:
+        return _row(what, None, "", said, "not measured")
+    measured = f"{min(shares):.1%} of {plan['images']}"
+    return _row(what, None, measured, said, "yes" if min(shares) >= AGREEMENT else "no")
+
+
 def _of_plan(plan: Json | None) -> list[dict[str, Any]]:
     search, session = "the plan's search", "the planned session, against the best single way"
     took, share = f"≤ {SEARCH_SECONDS:.0f} s", f"≥ {AGAINST_BEST_CANDIDATE} ×"
     if plan is None:
-        return [_row(search, None, "", took, "not measured")]
+        return [_agreement({"candidates": []}), _row(search, None, "", took, "not measured")]
     seconds = plan["plan"]["seconds"]
     held: Held = "yes" if seconds <= SEARCH_SECONDS else "no"
-    rows = [_row(search, None, f"{seconds:.0f} s", took, held)]
+    rows = [_agreement(plan["plan"]), _row(search, None, f"{seconds:.0f} s", took, held)]
     for each in plan["against_best"]:
         held = "yes" if each["ratio"] >= AGAINST_BEST_CANDIDATE else "no"
         if held == "no" and each["high"] >= AGAINST_BEST_CANDIDATE:

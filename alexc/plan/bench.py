@@ -85,7 +85,7 @@ def bench(target: Path, options: Options, progress: Progress) -> dict[str, Any]:
         own = [
             contestant
             for each, manifest in [(net.folder, net.manifest), *_beside(net, options)]
-            for contestant in ours.contestants(each.resolve(), manifest)
+            for contestant in _of_bundle(each.resolve(), manifest, beside=each != net.folder)
             if _wanted(contestant.engine, options.engines)
         ]
         return measure(net, folder, options, own, progress)
@@ -137,6 +137,15 @@ def measure(
 
 
 # ---- who takes part ------------------------------------------------------------------------------
+
+
+def _of_bundle(folder: Path, manifest: Manifest, *, beside: bool) -> list[Contestant]:
+    """Every engine of a bundle; and where it has a plan, the session that follows it.
+
+    Of one that stands beside another, the latter alone: its engines have other forms of one model.
+    """
+    own = [] if manifest.plan is None else [ours.planned(folder, manifest)]
+    return own if own and beside else [*own, *ours.contestants(folder, manifest)]
 
 
 def _beside(net: Prepared, options: Options) -> list[tuple[Path, Manifest]]:
