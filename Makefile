@@ -8,7 +8,7 @@
 # TESTS    what `make test` runs, e.g. TESTS=tests/test_lrn.py
 # WORKERS  test processes; default: one a core, at most four
 # BESIDE   bundles of alexnet in other precisions, for `make bench` to measure, too
-# PHOTOS   photographs, or folders of them, for `make bench` to calibrate the peer in int8 on
+# PHOTOS   photographs, or folders of them, for `make bench` to calibrate numbers of eight bits on
 # PHOTOS   a folder of photographs, for `make bench-gpu` to take the ranges of int8 from
 
 VENV := .venv
@@ -45,7 +45,7 @@ check: $(STAMP) ## format, lint, strict types, and which room imports what; chan
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest --quiet --no-header -m "not slow" tests/test_imports.py
 
-bench: $(STAMP) ## measure every engine on this machine (7 minutes), and write docs/performance.md
+bench: $(STAMP) ## measure every engine on this machine (15 minutes), and write docs/performance.md
 	@$(RUN) benchmarks/performance.py $(addprefix --beside ,$(BESIDE)) $(addprefix --photos ,$(PHOTOS))
 
 bench-gpu: $(STAMP) ## measure all that takes an NVIDIA GPU (half an hour), into benchmarks/results

@@ -1,6 +1,6 @@
 """Measures what docs/performance.md says, and writes it.
 
-    python benchmarks/performance.py [--beside BUNDLE]… [--photos PATH]…   measures (7 minutes)
+    python benchmarks/performance.py [--beside BUNDLE]… [--photos PATH]…   measures (15 minutes)
     python benchmarks/performance.py --from JSON    writes again from what was measured
 
 `make bench` runs the first. It leaves build/bench/performance.json, and of that makes
