@@ -167,7 +167,7 @@ def test_what_can_not_be_stripped_is_said(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("rtx")
 def test_a_weight_of_a_few_bytes_is_not_looked_for(tmp_path: Path) -> None:
     graph = Graph.build(
-        "narrow", (3, 5, 7), [("conv1", Conv(out_channels=2, kernel_size=(2, 2)), (INPUT,))],
+        "narrow", (3, 5, 7), [("conv1", Conv(out_channels=1, kernel_size=(2, 2)), (INPUT,))],
         ("conv1",),
     )  # fmt: skip
     with pytest.raises(AlexcError, match="can't be stripped") as caught:
@@ -175,6 +175,20 @@ def test_a_weight_of_a_few_bytes_is_not_looked_for(tmp_path: Path) -> None:
             written(graph, tmp_path / "net", 1), tmp_path / "net.plan", options=STRIPPED
         )
     assert "too small" in caught.value.diagnostics[0].notes[0]
+
+
+@pytest.mark.usefixtures("rtx")
+def test_grey_images_take_channels_in_pairs(tmp_path: Path) -> None:
+    """In fp16 TensorRT pads the one channel with another of zeros."""
+    graph = Graph.build(
+        "grey", (1, 11, 13), [("conv1", Conv(out_channels=6, kernel_size=(5, 3)), (INPUT,))],
+        ("conv1",),
+    )  # fmt: skip
+    model = written(graph, tmp_path / "net", 1, "fp16")
+    plan = tmp_path / "net.plan"
+    tensorrt.build_plan(model, plan, precision="fp16", options=STRIPPED)
+    shapes = {place.name: place.shape for place in stripped.parse(plan.read_bytes())[1]}
+    assert shapes == {"conv1.weight": (6, 5, 3, 2), "conv1.bias": (6,)}
 
 
 def test_every_copy_of_a_weight_is_found(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ from alexc_runtime.stripped import TYPES, Place, as_in_plan, parse, strip
 if TYPE_CHECKING:
     import onnx
 
-# Fewer bytes than this could be found in a plan by chance.
-_LEAST_BYTES = 16
+# Fewer bytes than this could be found in a plan by chance; of more, the second build would tell.
+_LEAST_BYTES = 8
 _SOUGHT_BYTES = 64
 _CHUNK = 1 << 22
-_PADDINGS = (1, 4, 8)  # what the count of input channels may be rounded up to
+_PADDINGS = (1, 2, 4, 8)  # what the count of input channels may be rounded up to
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def stripped(plan: bytes, model: Path) -> bytes:
                     "engine/strip",
                     f"the plan can't be stripped: it does not hold {weight.name} as it is",
                     notes=(f"{weight.name} is too small to be told from other bytes",)
-                    if values.nbytes < _LEAST_BYTES
+                    if 2 * values.size < _LEAST_BYTES
                     else ("TensorRT has changed it on the way, or made one of it and another",),
                     help="build it without --strip-weights",
                 )
