@@ -28,7 +28,7 @@ from alexc.verify import Report, verify
 from alexc.verify.backends import BACKENDS
 from alexc.verify.backends.base import Backend
 from alexc.verify.compare import compare
-from alexc.verify.inputs import KINDS, batch
+from alexc.verify.inputs import KINDS, batch, kinds_for
 from alexc.verify.page import page
 from alexc.weights import store
 from alexc_runtime.manifest import BatchRange
@@ -189,6 +189,17 @@ def test_every_kind_of_image_is_given_and_the_report_says_so(net: Written) -> No
     assert other is not None
     assert same.digest == report.inputs.digest != other.digest
     assert "8 images drawn from seed 4 (structured, gaussian, zeros," in page(report, "net")
+
+
+def test_of_a_large_net_fewer_images_are_drawn() -> None:
+    def wide(pixels: int) -> Graph:
+        layers = [("copy", Relu(), (INPUT,)), ("more", Relu(), ("copy",))]
+        return Graph.build("wide", (3, pixels, pixels), layers, ("more",))
+
+    assert kinds_for(wide(5)) == KINDS
+    assert kinds_for(wide(1600)) == KINDS[:4]  # 2·3·1600² numbers an image, of 2^26
+    assert kinds_for(wide(4000)) == KINDS[:2]
+    assert kinds_for(wide(4000), 9) == (*KINDS, KINDS[0])
 
 
 def test_what_overflows_fp16_by_its_nature_is_not_given_to_a_net_in_fp16(net: Written) -> None:

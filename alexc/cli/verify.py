@@ -76,15 +76,15 @@ def verify(
         ),
     ] = None,
     batch: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--batch",
             metavar="N",
             min=1,
             max=1024,
-            help="Images that are drawn; 8 are one of each kind.",
+            help="Images that are drawn; default: one of each kind, fewer of a large net.",
         ),
-    ] = 8,
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="What is drawn comes from this.")
     ] = 0,

@@ -56,7 +56,7 @@ def check_foreign(
     photographs: Sequence[str] = (),
     seed: int,
     backends: Sequence[str] | None,
-    batch: int,
+    batch: int | None,
     quiet: bool,
 ) -> ForeignReport:
     """The file held against the graph; with `weights`, its own must be these."""

@@ -62,7 +62,7 @@ def verify(
     batches: BatchRange | None = None,
     backends: Sequence[str] | None = None,
     against: str | None = None,
-    batch: int = len(provocations.KINDS),
+    batch: int | None = None,
     progress: Callable[[str], None] | None = None,
     isolate: bool = True,
     patience: float = PATIENCE,
@@ -77,9 +77,11 @@ def verify(
     `plans` are those of the model, their paths as seen from its folder: where there is a GPU they
     are run, on batches of all sizes that their profiles name.
     `inputs` are images as the model takes them, `(batch, *input_shape)`, pixels as whole numbers of
-    float32, and so are those of `samples`; without them `batch` synthetic ones are drawn from
-    `seed`. `photographs` are digests of the files that they were read from, for the report.
-    `batches` are the sizes that the model will serve: its outputs are computed for these, too.
+    float32, and so are those of `samples`; `photographs` are digests of the files that they were
+    read from, for the report. Without them `batch` synthetic ones are drawn from `seed`, by default
+    one of each kind (see `inputs.kinds_for`). `batches` are the sizes that the model will serve:
+    its outputs are computed for these, too.
+
     `backends` are names of BACKENDS; by default all that are installed and have something to run.
     With `against`, the name of another, they are held against that one and not against the
     reference, of which the tolerances are taken. `progress` is told what is being done.
@@ -306,14 +308,14 @@ def _weights_file(subject: Subject) -> Path | None:
 
 
 def _images(
-    graph: Graph, inputs: NDArray[np.float32] | None, batch: int, seed: int
+    graph: Graph, inputs: NDArray[np.float32] | None, batch: int | None, seed: int
 ) -> NDArray[np.float32]:
     """Images as the model of the graph takes them."""
     if inputs is None:
         kinds = provocations.kinds_for(graph, batch)
         if graph.pixels is not None:
             return provocations.batch_of_pixels(graph.input_shape, kinds, seed)
-        return provocations.batch(graph.input_shape, batch, seed, kinds)
+        return provocations.batch(graph.input_shape, len(kinds), seed, kinds)
     if inputs.shape[1:] != graph.input_shape or len(inputs) == 0:
         raise usage_fault(
             "verify/input-shape",

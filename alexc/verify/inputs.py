@@ -33,17 +33,25 @@ KINDS: tuple[str, ...] = (
     "small",
     "denormal",
 )
+# Of all tensors and images, where nobody says how many: float64, with a tolerance for each.
+_MOST_NUMBERS = 1 << 26
+
 PIXEL_KINDS: tuple[str, ...] = ("structured", "gaussian", "black", "white", "constant", "one-hot")
 
 
-def kinds_for(graph: Graph, images: int) -> tuple[str, ...]:
+def kinds_for(graph: Graph, images: int | None = None) -> tuple[str, ...]:
     """The kinds of so many images, as the model of the graph takes them.
 
-    What is large overflows fp16 by its nature: an infinity there would be nobody's fault.
+    By default one of each; of a large net fewer, but two, so that what is known of all its tensors
+    takes a gigabyte. What is large overflows fp16 by its nature: an infinity there would be
+    nobody's fault.
     """
     kinds = KINDS if graph.pixels is None else PIXEL_KINDS
     if "fp16" in graph.precisions.values():
         kinds = tuple(kind for kind in kinds if kind != "large")
+    if images is None:
+        numbers = sum(math.prod(node.shape) for node in graph.nodes)
+        images = min(max(_MOST_NUMBERS // max(numbers, 1), 2), len(kinds))
     return tuple(kinds[index % len(kinds)] for index in range(images))
 
 

@@ -44,7 +44,7 @@ def verify_foreign(
     seed: int = 0,
     backends: Sequence[str] | None = None,
     photographs: Sequence[str] = (),
-    batch: int = len(provocations.KINDS),
+    batch: int | None = None,
     progress: Callable[[str], None] | None = None,
     isolate: bool = True,
     patience: float = PATIENCE,
@@ -64,7 +64,8 @@ def verify_foreign(
     found = _prepared(graph, model, weights)
     images = inputs
     if images is None:
-        images = provocations.batch(graph.input_shape, batch, seed)
+        drawn = provocations.kinds_for(graph, batch)
+        images = provocations.batch(graph.input_shape, len(drawn), seed, drawn)
     results = {
         kind: BackendResult(kind.name, f"not run: {package} is not installed", None)
         for kind in kinds
@@ -170,7 +171,8 @@ def _can_be_tried(
 ) -> set[str]:
     """The layers whose counterparts read the counterparts of what they read, and nothing else.
 
-    Between them must be no layer of which the spec does not know: it would be tried as well.
+    Between them must be no layer of which the spec does not know: it would be tried as well. Of a
+    layer that is written out in an unknown way, all that lies between is taken to be part.
     """
     theirs = {INPUT: counterparts.input, **counterparts.tensors}
     named = set(theirs.values())
@@ -179,7 +181,8 @@ def _can_be_tried(
     for node in graph.nodes:
         if node.name in theirs and all(source in theirs for source in node.inputs):
             read, made = parts.between(theirs[node.name], named)
-            if read == {theirs[source] for source in node.inputs} and not made & extra:
+            whole = node.name in matching.pairs and matching.pairs[node.name].kind is None
+            if read == {theirs[source] for source in node.inputs} and (whole or not made & extra):
                 tried.add(node.name)
     return tried
 
