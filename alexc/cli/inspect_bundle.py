@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from alexc.frontend import Net
-    from alexc_runtime.manifest import Bundle, Manifest
+    from alexc_runtime.manifest import Bundle, Manifest, Origin
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _about(opened: Opened) -> Section:
         "outputs": [
             {"name": output.name, "shape": list(output.shape)} for output in manifest.outputs
         ],
+        "weights": None if manifest.weights is None else {"seed": manifest.weights.seed},
         "labels": None if manifest.labels is None else len(manifest.labels),
         "layers": len(graph.nodes),
         "parameters": graph.parameter_count,
@@ -108,6 +109,7 @@ def _about(opened: Opened) -> Section:
         "spec": f"{len(graph.nodes)} layers, {graph.parameter_count:,} parameters, "
         f"{graph.macs:,} MACs an image",
         "source": opened.net.spec.header.source or "",
+        "weights": _origin_in_words(manifest.weights),
         "precision": manifest.precision,
         "input": f"{manifest.input.name} {format_shape(manifest.input.shape)}, "
         f"{manifest.input.dtype}",
@@ -117,6 +119,12 @@ def _about(opened: Opened) -> Section:
     }
     title = f"{opened.bundle.folder}: a bundle of {manifest.name}"
     return Section("about", content, title, [_pairs(rows)])
+
+
+def _origin_in_words(origin: Origin | None) -> str:
+    if origin is None:
+        return ""
+    return "given" if origin.seed is None else f"drawn from seed {origin.seed}, not trained"
 
 
 def _engines(opened: Opened) -> Section:
