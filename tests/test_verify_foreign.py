@@ -482,20 +482,50 @@ def test_an_output_that_goes_on_after_the_specs_is_a_fault(tmp_path: Path) -> No
     )
 
 
-def test_nothing_that_can_be_matched_is_still_held_at_its_outputs(tmp_path: Path) -> None:
-    """Softmax written out in three steps: no layer of the file is one."""
-    graph = chain(("flat", Flatten()), ("prob", Softmax()))
+def written_out(shift: int) -> tuple[list[onnx.NodeProto], Weights]:
+    """ReLU, an LRN over a band of channels, a softmax over all numbers, in single steps."""
+    away = np.subtract.outer(np.arange(3), np.arange(3)) + shift
+    band = np.where(np.abs(away) <= 1, 0.25, 0).astype(np.float32).reshape(3, 3, 1, 1)
     nodes = [
-        helper.make_node("Flatten", ["x"], ["f"]),
-        helper.make_node("Exp", ["f"], ["e"]),
-        helper.make_node("ReduceSum", ["e", "axes"], ["s"], keepdims=1),
-        helper.make_node("Div", ["e", "s"], ["p"]),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Mul", ["r", "r"], ["s"]),
+        helper.make_node("Conv", ["s", "band", "k"], ["d"]),
+        helper.make_node("Pow", ["d", "beta"], ["q"]),
+        helper.make_node("Div", ["r", "q"], ["n"]),
+        helper.make_node("Flatten", ["n"], ["f"]),
+        helper.make_node("ReduceMax", ["f"], ["m"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["f", "m"], ["g"]),
+        helper.make_node("Exp", ["g"], ["e"]),
+        helper.make_node("ReduceSum", ["e", "axes"], ["t"], keepdims=1),
+        helper.make_node("Div", ["e", "t"], ["p"]),
     ]
-    weights: Any = {"axes": np.array([1], np.int64)}
-    # It takes no maximum off, so that it is right for small numbers alone.
-    report = check(by_hand(tmp_path, nodes, weights, {"p": (429,)}), graph, batch=2)
+    weights: Any = {
+        "band": band, "k": np.full(3, 2, np.float32), "beta": np.array(0.5, np.float32),
+        "axes": np.array([1]),
+    }  # fmt: skip
+    return nodes, weights
+
+
+WRITTEN_OUT = chain(
+    ("relu1", Relu()),
+    ("norm1", Lrn(size=3, alpha=0.75, beta=0.5, k=2.0, alpha_per="window")),
+    ("flat", Flatten()),
+    ("prob", Softmax()),
+)
+
+
+def test_what_is_written_out_in_an_unknown_way_is_found_by_its_place(tmp_path: Path) -> None:
+    """A shifted window is no LRN that anybody would recognise, nor is a softmax in five steps."""
+    report = check(by_hand(tmp_path, *written_out(0), {"p": (429,)}), WRITTEN_OUT)
     assert report.passed, report.to_json()
-    assert report.no_counterpart == {"prob": "the file has no softmax in its place"}
+    assert report.matched == {"relu1": "r", "norm1": "n", "flat": "f", "prob": "p"}
+    report = check(by_hand(tmp_path, *written_out(1), {"p": (429,)}), WRITTEN_OUT)
+    first = report.first_divergence
+    assert first is not None
+    assert (first.layer, first.kind, report.matched["norm1"]) == ("norm1", "local", "n")
+    assert {row.layer for row in report.rows if row.check == "alone" and not row.passed} == {
+        "norm1"
+    }
 
 
 # ---- what can't be held against a spec -----------------------------------------------------------

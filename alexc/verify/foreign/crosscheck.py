@@ -181,7 +181,7 @@ def _can_be_tried(
     for node in graph.nodes:
         if node.name in theirs and all(source in theirs for source in node.inputs):
             read, made = parts.between(theirs[node.name], named)
-            whole = node.name in matching.pairs and matching.pairs[node.name].kind is None
+            whole = matching.pairs[node.name].kind is None
             if read == {theirs[source] for source in node.inputs} and (whole or not made & extra):
                 tried.add(node.name)
     return tried

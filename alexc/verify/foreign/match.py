@@ -6,7 +6,7 @@ counterpart. Of several the one is taken that is followed by the same. Where not
 a layer is missing, added or of another shape, what is left of both is aligned in the order of the
 computation: layers of the same op are paired so that the sum of what speaks for the pairs is as
 large as can be, and none cross. Names speak loudest, then the shapes of weights, then those of
-results.
+results. What a file writes out in a way that is not known is found by its place.
 
 A pair is a guess, and a wrong one can only make a good file fail, never a bad one pass: every
 pair's tensor is then held against the reference. `crosscheck` takes those guesses back that are
@@ -66,6 +66,7 @@ def match(graph: Graph, model: ForeignModel) -> Matching:
     pairs |= _aligned(left, [each for each in layers if each.tensor not in taken], judge)
     _follow(nodes, layers, judge, pairs, strictly=False)
     folded = _folded(graph, nodes, pairs)
+    _in_its_place(graph, nodes, model, judge, pairs)
     absent = {}
     for node in graph.nodes:
         if node.name in folded.values():
@@ -99,10 +100,11 @@ class _Judge:
     def sources(self, layer: ForeignLayer) -> tuple[str, ...]:
         """The tensors that a layer of the file reads, as they came from a layer or the input."""
         return tuple(
-            INPUT if name == self._input else name for name in map(self._origin, layer.sources)
+            INPUT if name == self._input else name for name in map(self.origin, layer.sources)
         )
 
-    def _origin(self, tensor: str) -> str:
+    def origin(self, tensor: str) -> str:
+        """The tensor that a layer made of which this one is a copy."""
         while tensor in self._passed_on:
             tensor = self._passed_on[tensor]
         return tensor
@@ -220,6 +222,37 @@ def _follow(
             candidates.remove(found)
         elif isinstance(node.op, BatchNorm):
             there[node.name] = there[node.inputs[0]]
+
+
+def _in_its_place(
+    graph: Graph,
+    nodes: Sequence[Node],
+    model: ForeignModel,
+    judge: _Judge,
+    pairs: dict[str, ForeignLayer],
+) -> None:
+    """Add pairs for layers that the file writes out in a way that nobody knows.
+
+    Such a one is what the counterpart of the next layer reads, or the file's output, if that is of
+    no op of the language and its result of the right shape.
+    """
+    taken = {layer.tensor for layer in pairs.values()}
+    unknown = {
+        each.tensor: each
+        for each in model.layers
+        if each.kind is None and not each.passes and each.tensor not in taken
+    }
+    outputs = {name: judge.origin(tensor) for name, tensor in model.outputs_of(graph).items()}
+    for node in reversed(nodes):
+        if node.name in pairs:
+            continue
+        places = {outputs[node.name]} if node.name in outputs else set()
+        for reader in nodes:
+            if node.name in reader.inputs and reader.name in pairs:
+                places |= set(judge.sources(pairs[reader.name]))
+        found = [unknown[place] for place in places if place in unknown]
+        if len(found) == 1 and found[0].shape == node.shape:
+            pairs[node.name] = unknown.pop(found[0].tensor)
 
 
 def _folded(graph: Graph, nodes: Sequence[Node], pairs: dict[str, ForeignLayer]) -> dict[str, str]:
