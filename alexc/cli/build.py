@@ -37,7 +37,7 @@ def build(
         typer.Option(
             "--precision",
             metavar="P",
-            help="fp32, tf32 (TensorRT's products alone), fp16, bf16, int8-weights (those of linear "
+            help="fp32, tf32 (TensorRT's products alone), fp16, bf16, int8-weights (of linear "
             "layers alone), int8, u8s8 (int8 for processors, with activations that have no sign) "
             "or fp8.",
         ),
