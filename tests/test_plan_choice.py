@@ -250,7 +250,7 @@ def test_narrower_precisions_are_those_of_the_engine() -> None:
     both = [Variant("onnxruntime", forms=("banded",)), Variant("openvino")]
     assert narrower(both, False, PRECISIONS) == [Variant("openvino", "bf16")]
     found = narrower([*both, both[0]], True, PRECISIONS)
-    assert Variant("onnxruntime", "int8", ("banded",)) in found
+    assert Variant("onnxruntime", "u8s8", ("banded",)) in found
     assert len(found) == len(set(found))
     assert narrower([Variant("unheard-of")], True, PRECISIONS) == []
 

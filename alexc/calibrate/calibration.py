@@ -158,11 +158,13 @@ def calibrate(
     layers: Sequence[str],
     scheme: Scheme,
     progress: Callable[[str], None] | None = None,
+    exact: Mapping[str, Array] | None = None,
 ) -> tuple[Calibration, Samples]:
     """Measure the ranges that quantizing `layers` of `graph` takes, by every method.
 
     `graph` is in its inference form and `images` have been found fit (see `images.check`). Also
-    returns the held-out images with the reference's outputs, on which others can be compared too.
+    returns the held-out images with the reference's outputs, on which others can be compared too;
+    `exact` are those outputs, where they have been computed before.
     """
     from alexc.calibrate.simulate import Simulation
 
@@ -175,8 +177,9 @@ def calibrate(
     for tensors in simulation.tensors(measured):
         for name, histogram in histograms.items():
             histogram.add(_finite(name, tensors[name]))
-    say("the reference of the held-out images")
-    exact = reference_outputs(graph, weights, held_out)
+    if exact is None:
+        say("the reference of the held-out images")
+        exact = reference_outputs(graph, weights, held_out)
     tried = {}
     for method in METHODS:
         say(f"trying ranges: {method}")

@@ -4,8 +4,8 @@ All ways at once would be too many, so that they are tried in stages, each with 
 has left:
 
     forms       every form of the model in fp32, in a short race; of each engine the best two stay
-    precisions  those in every narrower precision of their engines. What is over the budget is never
-                raced
+    precisions  the best of each engine in every narrower precision that it has. What is over the
+                budget is never raced
     threads     the best of each batch with fewer threads
     finals      the best three of each batch, once the cross-check has passed them, in a longer
                 race
@@ -38,7 +38,7 @@ from alexc.plan.measure import Pace, Result, WorkerFault, race
 from alexc.plan.outcome import nothing_passes, plan_of, usable
 from alexc.plan.photographs import MOST_IMAGES, Labelled, Photographs, look, photographs
 from alexc.plan.prepare import standard_inputs, standard_of
-from alexc.plan.variant import PRECISIONS, Variant, combined, narrower
+from alexc.plan.variant import Variant, combined, narrower
 from alexc.plan.workshop import Material, Workshop
 from alexc.verify.report import Report
 from alexc_runtime.manifest import WEIGHTS, EngineRecord
@@ -214,7 +214,9 @@ class _Course:
         together = combined(staying, dict(kinds))
         new = [Tried(variant) for variant in together]
         if self._request.budget.narrow:
-            narrow = narrower([*staying, *together], self._workshop.can_quantize, PRECISIONS)
+            best = [each.variant for engine in ENGINES for each in self._best_of(engine)]
+            quantizable = self._workshop.can_quantize
+            narrow = narrower([*best, *together], quantizable, self._workshop.precisions)
             new += [Tried(variant) for variant in narrow]
         self._tried += new
         for each in new:
@@ -307,6 +309,12 @@ class _Course:
     def _best(self, batch: int) -> list[Tried]:
         """Those that are in, the fastest at a batch first."""
         return racing([each for each in self._in if self._within(each)], batch)
+
+    def _best_of(self, engine: str) -> list[Tried]:
+        """The fastest of an engine at each batch."""
+        own = [each for each in self._in if each.variant.engine == engine and self._within(each)]
+        best = {id(each): each for batch in self._batches for each in racing(own, batch)[:1]}
+        return list(best.values())
 
     def _leading(self, racers: Sequence[Tried]) -> list[Tried]:
         """The best at any batch, and of each engine one, to take its place where it is not."""

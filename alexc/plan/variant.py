@@ -14,8 +14,8 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("fp32", "tf32", "fp16", "int8"),
     "tensorrt_rtx": ("fp32", "tf32", "fp16", "int8"),
     # On a CPU it has no kernels for bf16, and slow ones for fp16.
-    "onnxruntime": ("fp32", "int8", "u8s8"),
-    "openvino": ("fp32", "bf16", "int8", "u8s8"),
+    "onnxruntime": ("fp32", "u8s8"),
+    "openvino": ("fp32", "bf16", "u8s8"),
 }
 
 

@@ -22,12 +22,13 @@ from alexc.engines.forms import FORMS, in_form
 from alexc.engines.options import PlanOptions
 from alexc.frontend import Net
 from alexc.graph.graph import Graph
+from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.passes.quantize import quantizable
 from alexc.plan import ours
 from alexc.plan.contestant import Contestant
 from alexc.plan.prepare import unverified
-from alexc.plan.variant import Variant
+from alexc.plan.variant import PRECISIONS, Variant
 from alexc.verify.crosscheck import Samples
 from alexc.weights import store
 from alexc_runtime.digests import FileRecord, sha256
@@ -93,6 +94,7 @@ class Workshop:
         self._extents = store.write(folder / WEIGHTS, dict(weights))
         self._forms: dict[tuple[str, ...], tuple[Graph, Weights, tuple[str, ...]]] = {}
         self._calibrations: dict[tuple[str, ...], tuple[Calibration, Samples | None]] = {}
+        self._exact: dict[tuple[str, ...], Mapping[str, Array]] = {}
         self._made: dict[Variant, Made] = {}
         self._records: dict[tuple[str, str], EngineRecord] = {}
 
@@ -100,6 +102,17 @@ class Workshop:
     def can_quantize(self) -> bool:
         """Whether there is anything to take ranges from."""
         return self._material.photographs is not None or self._material.calibration is not None
+
+    @property
+    def precisions(self) -> dict[str, tuple[str, ...]]:
+        """What each engine computes in; of eight bits those of the calibration, if one is given."""
+        given = self._material.calibration
+        if given is None:
+            return PRECISIONS
+        return {
+            engine: tuple(given.scheme if each in QUANTIZED else each for each in precisions)
+            for engine, precisions in PRECISIONS.items()
+        }
 
     def make(self, variant: Variant) -> Made:
         """The model of a variant. Raises AlexcError if there is none."""
@@ -186,9 +199,18 @@ class Workshop:
                 self._calibrations[key] = (material.calibration, None)
             else:
                 layers = quantizable(graph, self.net.spec.header.precision)
-                self._calibrations[key] = calibrations.calibrate(
-                    graph, weights, material.photographs, layers, numbers, self._progress
+                calibration, samples = calibrations.calibrate(
+                    graph,
+                    weights,
+                    material.photographs,
+                    layers,
+                    numbers,
+                    lambda step: self._progress(f"plan: {variant.precision}: {step}"),
+                    self._exact.get(forms),
                 )
+                # The reference takes the most time, and is the same for all numbers.
+                self._exact[forms] = samples.exact
+                self._calibrations[key] = (calibration, samples)
         return self._calibrations[key]
 
     def _build(self, variant: Variant, made: Made) -> EngineRecord:
