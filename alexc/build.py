@@ -38,6 +38,7 @@ from alexc.plan.workshop import Material
 from alexc.weights import store
 from alexc.weights.init import draw
 from alexc_runtime.digests import FileRecord, sha256
+from alexc_runtime.errors import BundleError
 from alexc_runtime.manifest import (
     ENGINES,
     MODEL,
@@ -48,10 +49,12 @@ from alexc_runtime.manifest import (
     Input,
     InputType,
     Manifest,
+    Origin,
     Output,
     Preprocess,
     Verification,
 )
+from alexc_runtime.manifest import read as read_manifest
 from alexc_runtime.planned import this_machine
 
 if TYPE_CHECKING:
@@ -98,7 +101,8 @@ class Auto:
 class Options:
     """What a build is told beside the spec.
 
-    `seed` counts only where `weights` are not given. `calibrate` are photographs, folders of them,
+    `seed` counts only where `weights` are not given; left out it is 0, and weights that were given
+    to a bundle at the same place are not replaced. `calibrate` are photographs, folders of them,
     or one calibration.json, from which int8 and fp8 take their ranges; with the others they are
     what the accuracy is taken on. Without `targets` everything that is installed is built for, and
     what is not is left out; a target that is named must succeed. `plans` is what their builders are
@@ -109,7 +113,7 @@ class Options:
 
     out: Path
     weights: Path | None = None
-    seed: int = 0
+    seed: int | None = None
     precision: str = "fp32"
     targets: tuple[Target, ...] = ()
     plans: PlanOptions = DEFAULT_OPTIONS
@@ -162,6 +166,7 @@ def build(
     key = inputs_digest(_inputs(net, options))
     if (manifest := up_to_date(options.out, key)) is not None:
         return Result(manifest, None)
+    _keep_given_weights(options)
     if options.input == "uint8" and net.spec.header.preprocess is None:
         raise fault(
             "build/no-preprocess",
@@ -171,7 +176,7 @@ def build(
     request = None if options.auto is None else _request(net, options, options.auto)
     with staged(options.out) as stage:
         progress("weights")
-        weights = weights_for(net, options.weights, options.seed)
+        weights = weights_for(net, options.weights, options.seed or 0)
         model = _narrow(net, options, weights, progress)
         progress("model")
         asked = [target.engine for target in options.targets] or MODEL_ENGINES
@@ -244,7 +249,7 @@ def _inputs(net: Net, options: Options) -> dict[str, Any]:
         "spec": spec_digest(net),
         "graph": net.graph.digest(),
         "labels": net.labels,
-        "weights": {"file": digest_of(weights)} if weights else {"seed": options.seed},
+        "weights": {"file": digest_of(weights)} if weights else {"seed": options.seed or 0},
         "precision": options.precision,
         "input": options.input,
         "calibrate": [digest_of(path) for path in photo_files(options.calibrate)],
@@ -265,6 +270,23 @@ def _inputs_of_search(auto: Auto) -> dict[str, Any]:
         "data": auto.data,
         "place": asdict(this_machine()),
     }
+
+
+def _keep_given_weights(options: Options) -> None:
+    """Raise UsageError if drawn weights would take the place of given ones, and nobody said so."""
+    if options.weights is not None or options.seed is not None:
+        return
+    try:
+        there = read_manifest(options.out).weights
+    except BundleError:  # there is none, or none that can be read
+        return
+    if there is not None and there.seed is None:
+        raise usage_fault(
+            "build/given-weights",
+            f"the bundle {options.out} has weights that were given, and this build would draw some",
+            help="give them again with --weights FILE, draw others with --seed N, or build into "
+            "another place with --out",
+        )
 
 
 def spec_digest(net: Net) -> str:
@@ -524,6 +546,7 @@ def _manifest(
         labels=net.labels,
         spec=net.spec.to_json(),
         precision=_of_model(options),
+        weights=Origin(None if options.weights is not None else options.seed or 0),
         engines=tuple(engines),
         versions=tool_versions(),
         verification=Verification(

@@ -52,7 +52,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("built")
     (folder / "small.yaml").write_text(SPEC)
     net = load_net(folder / "small.yaml")
-    build(net, Options(folder / "float32"), progress=lambda _: None)
+    options = Options(folder / "float32", targets=(Target("onnxruntime"),))
+    build(net, options, progress=lambda _: None)
     build(net, Options(folder / "uint8", input="uint8"), progress=lambda _: None)
     return {name: folder / name for name in ("float32", "uint8")}
 
@@ -80,6 +81,8 @@ def test_the_model_takes_uint8_and_keeps_the_weights_that_were_trained(
     assert made[2:4] == [NORMALISED, "conv1"]
     weights = [(folder / WEIGHTS).read_bytes() for folder in bundles.values()]
     assert weights[0] == weights[1]
+    engines = {each.engine: each for each in open_bundle(bundles["uint8"]).manifest.engines}
+    assert all(each.path is not None for each in engines.values())  # a plan, too, where it can be
     report = json.loads((bundles["uint8"] / "verify.json").read_text())
     compared = {row["backend"] for row in report["layers"] if row["layer"] == NORMALISED}
     assert {"onnxruntime", "onnxruntime_form"} <= compared

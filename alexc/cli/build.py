@@ -30,8 +30,9 @@ def build(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="What weights are drawn from.")
-    ] = 0,
+        int | None,
+        typer.Option("--seed", metavar="N", min=0, help="What weights are drawn from; default: 0."),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_json
+from alexc.cli.terminal import JsonOption, print_json, warn_of_drawn
 from alexc.diagnostics import usage_fault
 
 
@@ -40,12 +40,13 @@ def evaluate(
 ) -> None:
     """Measure top-1 and top-5 accuracy, with one view of each image or ten."""
     from alexc.train.score import score_bundle, score_run
-    from alexc_runtime.manifest import MANIFEST
+    from alexc_runtime.manifest import MANIFEST, read
 
     if views not in (1, 10):
         raise usage_fault("eval/views", f"there are 1 or 10 views of an image, not {views}")
     if (target / MANIFEST).is_file():
         found = score_bundle(target, data, split, views=views, engine=engine)
+        warn_of_drawn(read(target).weights)
     elif engine is not None:
         raise usage_fault(
             "eval/engine",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_json
+from alexc.cli.terminal import JsonOption, print_json, warn_of_drawn
 from alexc.diagnostics import fault
 
 _AT_ONCE = 16  # photographs in memory at a time
@@ -49,7 +49,8 @@ def predict(
             missing = max(0, smallest - len(batch))
             full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
             found += alexc_runtime.top(session.run(full), session.manifest)[: len(chunk)]
-        why = session.why
+        why, origin = session.why, session.manifest.weights
+    warn_of_drawn(origin)
     if json:
         print_json(
             [

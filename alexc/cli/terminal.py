@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, Task
 
+    from alexc_runtime.manifest import Origin
+
 # More than these are of no help at once; `--json` holds them all.
 _MOST_SHOWN = 50
 
@@ -93,6 +95,12 @@ class _Bar(Steps):
 
     def part(self, done: float, what: str) -> None:  # noqa: ARG002  (TensorRT's own words)
         self._progress.update(self._task, total=1.0, completed=done)
+
+
+def warn_of_drawn(origin: Origin | None) -> None:
+    """Say on stderr that what follows means little, where the weights are chance."""
+    if origin is not None and origin.seed is not None:
+        print(f"the weights are drawn from seed {origin.seed}, not trained", file=sys.stderr)
 
 
 @contextmanager

@@ -60,9 +60,9 @@ def to_onnx(graph: Graph, extents: Mapping[str, Extent]) -> onnx.ModelProto:
     """The model of a graph in its inference form (see `passes.inference`).
 
     `extents` says where each of the graph's weights lies: in which file beside the model, and at
-    which bytes. The input is called `input`, each layer's result as the layer; where a layer takes
-    several nodes, the tensors between them are `<layer>.<what it is>`. The first dimension of every
-    tensor is the symbol `batch`.
+    which bytes. The input is called `input`, uint8 if the graph takes pixels, each layer's result
+    as the layer; where a layer takes several nodes, the tensors between them are
+    `<layer>.<what it is>`. The first dimension of every tensor is the symbol `batch`.
 
     Raises AlexcError if a weight is not in `extents`, or is not float32 of the graph's shape.
     """

@@ -194,13 +194,21 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the weights come from: drawn from `seed`, or given, where that is None."""
+
+    seed: int | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that a bundle says of itself.
 
     `inputs_digest` covers all that went into the build; a second build with the same one would
     make the same bundle. `spec` is the resolved spec as JSON, from which the graph can be built
     again. `versions` are those of the tools that made it. `precision` is that of the model, and
-    `plan` what a search for the fastest engines found, if there was one.
+    `plan` what a search for the fastest engines found, if there was one. `weights` says where they
+    come from, None where the build did not say it yet.
     """
 
     alexc: str
@@ -218,6 +226,7 @@ class Manifest:
     verification: Verification
     precision: str = "fp32"
     plan: Plan | None = None
+    weights: Origin | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def record(self, engine: str, path: str) -> EngineRecord | None:
@@ -321,6 +330,7 @@ def render(manifest: Manifest) -> bytes:
         },
         "versions": dict(manifest.versions),
         **({"plan": manifest.plan.to_json()} if manifest.plan else {}),
+        **({"weights": asdict(manifest.weights)} if manifest.weights else {}),
         "spec": manifest.spec,
     }
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -421,6 +431,7 @@ def _manifest(fields: Fields) -> Manifest:
         verification=_verification(fields.object("verification")),
         versions=fields.text_map("versions"),
         plan=fields.optional("plan", Plan.read) if "plan" in fields.content else None,
+        weights=fields.optional("weights", _origin) if "weights" in fields.content else None,
         spec=fields.object("spec").content,
     )
 
@@ -443,6 +454,10 @@ def _input_type(fields: Fields) -> InputType:
     if text not in ("float32", "uint8"):
         raise ValueError(f"{fields.place('dtype')} is {text}, neither float32 nor uint8")
     return cast(InputType, text)
+
+
+def _origin(fields: Fields) -> Origin:
+    return Origin(fields.optional_integer("seed"))
 
 
 def _output(fields: Fields) -> Output:
