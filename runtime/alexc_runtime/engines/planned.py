@@ -37,6 +37,8 @@ class PlannedEngine(Engine):
         self._loading = threading.Lock()
         self._engines: dict[Way, Engine] = {}
         self._failed: dict[Way, str] = {}
+        # By batch, once it is known: ranking the ways takes as long as a small net.
+        self._for: dict[int, Engine] = {}
         self.first = self._way(plan.choices[0].min)
 
     @classmethod
@@ -49,14 +51,21 @@ class PlannedEngine(Engine):
         return {str(way): reason for way, reason in self._failed.items()}
 
     def run(self, batch: Array) -> dict[str, Array]:
-        return self._engines[self._way(len(batch))].run(batch)
+        return self._engine(len(batch)).run(batch)
 
     def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
-        return self._engines[self._way(batch.images)].run_on_gpu(batch, check)
+        return self._engine(batch.images).run_on_gpu(batch, check)
 
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
+
+    def _engine(self, batch: int) -> Engine:
+        """The engine that runs batches of this size, loaded. Raises EngineError."""
+        found = self._for.get(batch)
+        if found is None:
+            found = self._for[batch] = self._engines[self._way(batch)]
+        return found
 
     def _way(self, batch: int) -> Way:
         """The way that a batch of this size is run, loaded. Raises EngineError if there is none."""
