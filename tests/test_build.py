@@ -377,6 +377,15 @@ def test_wrong_usage_is_told_and_leaves_nothing(
     assert {path.name for path in spec.parent.iterdir()} == {"small.yaml", "photo.png"}
 
 
+def test_a_bundle_of_another_version_is_told_from_a_damaged_one(alexc: Alexc, bundle: Path) -> None:
+    manifest = bundle / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps({**content, "version": 2}), encoding="utf-8")
+    ran = alexc("verify", bundle)
+    assert ran.status == 1
+    assert "error[bundle/version]" in ran.err
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "manifest.json"])
 def test_an_altered_byte_is_noticed(alexc: Alexc, bundle: Path, photo: Path, name: str) -> None:
     data = bytearray((bundle / name).read_bytes())
