@@ -1,30 +1,21 @@
-"""The parts of a step: augmentation, schedules, optimisers, the guard; and steps of two workers."""
+"""The parts of a step: augmentation, schedules, optimisers, the guard."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from torch import nn
 
 from alexc.graph.graph import Graph
 from alexc.ops.structure import Flatten
 from alexc.spec.model import Preprocess
 from alexc.spec.recipe import AugmentSpec, NoiseSpec, OptimizerSpec, ScheduleSpec
-from alexc.train import checkpoint
 from alexc.train.augment import Draw, Pixels, cut
 from alexc.train.optimizer import make_optimizer
 from alexc.train.schedule import Plateau, factor
-from tests.train_nets import DATA, SMALL, small_net
 
 
 def _graph(channels: int, height: int, width: int) -> Graph:
@@ -199,103 +190,3 @@ def test_updates_by_hand(name: str) -> None:
         w, b = w - v_w, b - v_b
     torch.testing.assert_close(layer.weight.detach(), w)
     torch.testing.assert_close(layer.bias.detach(), b)
-
-
-# ---- two workers ---------------------------------------------------------------------------------
-
-
-def _train(folder: Path, name: str, workers: int, *overrides: str) -> dict[str, np.ndarray]:
-    arguments = ["train", str(folder / "small.yaml"), "--data", DATA, "--out", str(folder / name)]
-    options = ["--device", "cpu", "--threads", "1", "--resume"]
-    sets = [word for override in overrides for word in ("--set", override)]
-    program = folder / "train.py"
-    program.write_text("from alexc.cli.main import main\n\nmain()\n", encoding="utf-8")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    command = [sys.executable, *(launch if workers > 1 else []), str(program), *arguments, *options]
-    ended = subprocess.run(
-        [*command, *sets],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    last = checkpoint.latest(folder / name)
-    assert last is not None
-    return load_file(last.folder / checkpoint.TRAINING)
-
-
-@pytest.mark.slow
-def test_two_workers_take_the_same_steps_as_one(tmp_path: Path) -> None:
-    # Batch norm and dropout look at a worker's part alone, so the net here has neither.
-    small_net(tmp_path, SMALL.replace("  bn1: batch_norm\n", "").replace("p: 0.2", "p: 0.0"))
-    # Ten epochs of five steps, in float64.
-    sets = ("train.precision=fp64", "train.epochs=10", "train.accumulate=2")
-    one = _train(tmp_path, "one", 1, *sets)
-    two = _train(tmp_path, "two", 2, *sets)
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        np.testing.assert_allclose(two[key], value, rtol=0, atol=1e-9, err_msg=key)
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
-    small_net(tmp_path, SMALL.replace("  bn1: batch_norm\n", "").replace("p: 0.2", "p: 0.0"))
-    whole = _train(tmp_path, "whole", 1, "train.precision=fp64")
-    out = tmp_path / "changed"
-    sets = ["--set", "train.precision=fp64"]
-    program = "from alexc.cli.main import main; main()"
-    command = [sys.executable, "-c", program, "train", str(tmp_path / "small.yaml"), "--data", DATA]
-    subprocess.run(
-        [
-            *command,
-            "--out",
-            str(out),
-            "--device",
-            "cpu",
-            "--threads",
-            "1",
-            "--stop-after",
-            "7",
-            *sets,
-        ],
-        check=True,
-        capture_output=True,
-    )
-    changed = _train(tmp_path, "changed", 2, "train.precision=fp64")
-    for key, value in whole.items():
-        np.testing.assert_allclose(changed[key], value, rtol=0, atol=1e-9, err_msg=key)
-
-
-@pytest.mark.slow
-def test_a_lost_worker_is_started_again_and_the_run_stays_the_same(tmp_path: Path) -> None:
-    small_net(tmp_path)
-    sets = ("train.epochs=40", "train.checkpoint.steps=1")
-    whole = _train(tmp_path, "whole", 2, *sets)
-    arguments = ["train", str(tmp_path / "small.yaml"), "--data", DATA, "--device", "cpu"]
-    launch = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
-    process = subprocess.Popen(
-        [
-            *[sys.executable, "-m", "torch.distributed.run", *launch, str(tmp_path / "train.py")],
-            *[*arguments, "--out", str(tmp_path / "lost"), "--threads", "1"],
-            *[word for override in sets for word in ("--set", override)],
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        last = checkpoint.latest(tmp_path / "lost")
-        if last is not None and last.state.step >= 20:
-            break
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert "failed (exitcode: -9)" in err
-    last = checkpoint.latest(tmp_path / "lost")
-    assert last is not None
-    lost = load_file(last.folder / checkpoint.TRAINING)
-    assert {k: v.tobytes() for k, v in lost.items()} == {k: v.tobytes() for k, v in whole.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from alexc.diagnostics import usage_fault
+from alexc.diagnostics import fault, usage_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Workers:
 def joined(device: str | None) -> Iterator[Workers]:
     """The group that torchrun started this process in, or this process alone.
 
-    Raises UsageError if the device asked for is not there.
+    Raises UsageError if the device asked for is not there, and AlexcError where the connection to
+    another worker breaks, also in the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -59,11 +60,30 @@ def joined(device: str | None) -> Iterator[Workers]:
     if size == 1:
         yield Workers(0, 1, chosen)
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    with _losses_told():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        try:
+            yield Workers(distributed.get_rank(), size, chosen)
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    """Turns errors of the connection between workers into one that says what can be done."""
     try:
-        yield Workers(distributed.get_rank(), size, chosen)
-    finally:
-        distributed.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        # Gloo has no kind of its own for this, but names itself.
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
+            raise
+        reason = str(error).strip().splitlines()[0].rpartition("] ")[2]
+        raise fault(
+            "train/lost-worker",
+            f"the connection to another worker broke: {reason}",
+            help="its own message says why it ended; torchrun --max-restarts starts all of them "
+            "again, and they go on from the last checkpoint",
+        ) from None
 
 
 def _device(name: str | None, local: int) -> torch.device:
