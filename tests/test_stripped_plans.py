@@ -94,7 +94,7 @@ def parts(cut: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
     Two builds of one model number their tensors, and lay out their memory, each in its own way.
     """
     _, places, rest = stripped.parse(cut)
-    kinds = [(place.name, place.type, place.shape, place.channels_last) for place in places]
+    kinds = [(place.name, place.type, place.shape, place.axes) for place in places]
     return kinds, re.sub(rb"\d+", b"", bytes(rest))
 
 
@@ -191,24 +191,39 @@ def test_grey_images_take_channels_in_pairs(tmp_path: Path) -> None:
     assert shapes == {"conv1.weight": (6, 5, 3, 2), "conv1.bias": (6,)}
 
 
+@pytest.mark.usefixtures("rtx")
+def test_a_large_product_in_16_bits_has_its_inputs_first(tmp_path: Path) -> None:
+    conv = Conv(out_channels=512, kernel_size=(3, 3))
+    one = Conv(out_channels=1000, kernel_size=(1, 1))
+    graph = Graph.build(
+        "wide", (16, 7, 9), [("conv1", conv, (INPUT,)), ("conv2", one, ("conv1",))], ("conv2",)
+    )
+    model = written(graph, tmp_path / "net", 1, "fp16")
+    plan = tmp_path / "net.plan"
+    tensorrt.build_plan(model, plan, precision="fp16", options=STRIPPED)
+    axes = {place.name: place.axes for place in stripped.parse(plan.read_bytes())[1]}
+    assert axes["conv1.weight"] == (0, 2, 3, 1)
+    assert axes["conv2.weight"] == (1, 0, 2, 3)
+
+
 def test_every_copy_of_a_weight_is_found(tmp_path: Path) -> None:
     model = written(net(), tmp_path / "net", 2)
     own = weights_beside(model)
     forms = [next(stripping._forms(weight)) for weight in stripping.weights_of(model)]
     plain = b"".join(stripped.as_in_plan(own[form.name], form) for form in forms)
-    short = Place("fc.weight", 0, "bfloat16", own["fc.weight"].shape)
-    last = Place("conv1.weight", 0, "float16", (16, 3, 5, 4), channels_last=True)
+    short = Place("fc.weight", 0, "bfloat16", own["fc.weight"].shape, (0, 1))
+    last = Place("conv1.weight", 0, "float16", (16, 3, 5, 4), (0, 2, 3, 1))
     more = (stripped.as_in_plan(own[place.name], place) for place in (short, last))
     cut = stripping.stripped(b"head" + plain + b"between".join(more), model)
     _, places, rest = stripped.parse(cut)
     assert bytes(rest) == b"headbetween"
-    kinds = [(place.name, place.type, place.shape, place.channels_last) for place in places[-2:]]
-    assert kinds == [(p.name, p.type, p.shape, p.channels_last) for p in (short, last)]
+    kinds = [(place.name, place.type, place.shape, place.axes) for place in places[-2:]]
+    assert kinds == [(p.name, p.type, p.shape, p.axes) for p in (short, last)]
 
 
 def test_what_else_was_made_of_weights_is_noticed() -> None:
-    place = Place("b", 8, "float16", (3,))
-    other = Place("b", 8, "bfloat16", (3,))
+    place = Place("b", 8, "float16", (3,), (0,))
+    other = Place("b", 8, "bfloat16", (3,), (0,))
 
     def cut(before: bytes, place: Place = place) -> bytes:
         return stripped.strip(before + bytes(6) + b"layers", [place])
@@ -224,9 +239,9 @@ def test_what_else_was_made_of_weights_is_noticed() -> None:
 # ---- the format ----------------------------------------------------------------------------------
 
 PLACES = [
-    Place("c", 41, "bfloat16", (2, 3)),
-    Place("a", 3, "float32", (2, 1, 2, 2), channels_last=True),
-    Place("b", 35, "float16", (3,)),
+    Place("c", 41, "bfloat16", (2, 3), (0, 1)),
+    Place("a", 3, "float32", (2, 1, 2, 2), (0, 2, 3, 1)),
+    Place("b", 35, "float16", (3,), (0,)),
 ]
 WEIGHTS: dict[str, Array] = {
     "a": np.arange(4, dtype=np.float32).reshape(2, 2, 1, 1).repeat(1, axis=2) + 1,
@@ -237,7 +252,7 @@ WEIGHTS: dict[str, Array] = {
 
 def test_weights_are_put_where_they_belong() -> None:
     plan = bytes(range(60))
-    places = [Place("a", 3, "float32", (2, 1, 1, 4), channels_last=True), *PLACES[::2]]
+    places = [Place("a", 3, "float32", (2, 1, 1, 4), (0, 2, 3, 1)), *PLACES[::2]]
     cut = stripped.strip(plan, places)
     assert stripped.is_stripped(cut)
     assert not stripped.is_stripped(plan)
@@ -255,7 +270,9 @@ def test_weights_are_put_where_they_belong() -> None:
 
 def test_places_may_not_overlap() -> None:
     with pytest.raises(ValueError, match="b lies at 4, before 8"):
-        stripped.strip(bytes(20), [Place("a", 0, "float32", (2,)), Place("b", 4, "float32", (2,))])
+        stripped.strip(
+            bytes(20), [Place("a", 0, "float32", (2,), (0,)), Place("b", 4, "float32", (2,), (0,))]
+        )
 
 
 @pytest.mark.parametrize(
@@ -275,7 +292,7 @@ def test_places_may_not_overlap() -> None:
     ids=["short", "cut", "longer", "type", "overlap", "before", "shape", "size", "key", "text"],
 )  # fmt: skip
 def test_a_damaged_stripped_plan_is_said_to_be_so(change: Any) -> None:
-    places = [Place("b", 35, "float16", (3,)), Place("c", 41, "bfloat16", (2, 3))]
+    places = [Place("b", 35, "float16", (3,), (0,)), Place("c", 41, "bfloat16", (2, 3), (0, 1))]
     cut = stripped.strip(bytes(60), places)
     assert change(cut) != cut
     with pytest.raises(EngineError, match="the stripped plan is damaged"):
@@ -283,21 +300,25 @@ def test_a_damaged_stripped_plan_is_said_to_be_so(change: Any) -> None:
 
 
 def test_weights_of_another_net_are_refused() -> None:
-    cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (4,))])
+    cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (4,), (0,))])
     with pytest.raises(EngineError, match=r"takes b of shape \[4\], not \[3\]"):
         stripped.whole(cut, WEIGHTS)
+    wider = stripped.strip(bytes(80), [Place("c", 4, "float32", (2, 11), (0, 1))])
+    with pytest.raises(EngineError, match=r"takes c of shape \[2, 11\], not \[2, 3\]"):
+        stripped.whole(wider, WEIGHTS)
+    other = stripped.strip(bytes(60), [Place("b", 4, "float32", (3, 1), (0, 1))])
+    with pytest.raises(EngineError, match=r"takes b of shape \[3, 1\], not \[3\]"):
+        stripped.whole(other, WEIGHTS)
     with pytest.raises(EngineError, match="takes weights b, and there are none"):
         stripped.whole(cut, {})
 
 
 def test_the_header_says_what_is_where() -> None:
-    cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (3,))])
+    cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (3,), (0,))])
     header = json.loads(cut[29 : 29 + int.from_bytes(cut[21:29], "little")])
     assert header == {
         "bytes": 60,
-        "weights": [
-            {"name": "b", "offset": 35, "type": "float16", "shape": [3], "channels_last": False}
-        ],
+        "weights": [{"name": "b", "offset": 35, "type": "float16", "shape": [3], "axes": [0]}],
     }
 
 
@@ -314,7 +335,7 @@ def test_a_session_puts_the_bundles_weights_in(
         machine.does.plan = whole
         with staged(tmp_path / "small") as stage:
             small_bundle.fill(stage.folder)
-            cut = stripped.strip(whole, [Place("conv.bias", 4, "float32", (5,))])
+            cut = stripped.strip(whole, [Place("conv.bias", 4, "float32", (5,), (0,))])
             (stage.folder / small_bundle.PLAN).write_bytes(cut)
             stage.commit(small_bundle.MANIFEST)
         with machine.open(tmp_path / "small") as opened:
@@ -322,7 +343,7 @@ def test_a_session_puts_the_bundles_weights_in(
         shutil.rmtree(tmp_path / "small")
         with staged(tmp_path / "small") as stage:
             small_bundle.fill(stage.folder)
-            cut = stripped.strip(whole, [Place("conv.bias", 4, "float32", (2, 2))])
+            cut = stripped.strip(whole, [Place("conv.bias", 4, "float32", (2, 2), (0, 1))])
             (stage.folder / small_bundle.PLAN).write_bytes(cut)
             stage.commit(small_bundle.MANIFEST)
         with pytest.raises(EngineError, match=r"can't load .*: the plan takes conv.bias of shape"):

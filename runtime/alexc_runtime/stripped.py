@@ -3,12 +3,12 @@
     21 bytes     "alexc-stripped-plan 1"
     8 bytes      the length of the header, little-endian
     the header   JSON: {"bytes": of the whole plan, "weights": [{"name", "offset", "type", "shape",
-                 "channels_last"}, …]}, in the order of the offsets
+                 "axes"}, …]}, in the order of the offsets
     the rest     the plan's bytes that are no weights, in their order
 
-A tensor of `weights.safetensors` lies in the plan from `offset` on, as numbers of `type`. With
-`channels_last` its axes are (out, height, width, in) where the file's are (out, in, height, width).
-Where `shape`, that in the plan, has more input channels than the file's, the others are zero.
+A tensor of `weights.safetensors` lies in the plan from `offset` on, as numbers of `type`. `axes`
+says which of the tensor's each axis there is: (0, 2, 3, 1) are channels last. Where `shape`, that
+in the plan, has more of the tensor's axis 1, the input channels, the others are zero.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TYPES: tuple[Type, ...] = ("float32", "float16", "bfloat16")
 
 _MAGIC = b"alexc-stripped-plan 1"
 _MOST_BYTES = 2**40
+_MOST_PADDING = 7  # channels, to a multiple of eight
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Place:
     offset: int
     type: Type
     shape: tuple[int, ...]
-    channels_last: bool = False
+    axes: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -104,10 +105,14 @@ def put(plan: bytearray, offset: int, tensor: NDArray[Any], place: Place) -> Non
     kind = np.dtype("<u2") if place.type == "bfloat16" else np.dtype(place.type)
     target: NDArray[Any] = np.frombuffer(plan, kind, math.prod(place.shape), offset)
     target = target.reshape(place.shape)
-    if place.channels_last:
-        tensor = np.moveaxis(tensor, 1, -1)
-        target = target[..., : tensor.shape[-1]]
-    if tensor.shape != target.shape:
+    fits = tensor.ndim == len(place.axes)
+    if fits:
+        tensor = np.transpose(tensor, place.axes)
+        if tensor.ndim > 1:
+            padded = place.axes.index(1)
+            if 0 <= target.shape[padded] - tensor.shape[padded] <= _MOST_PADDING:
+                target = target[(slice(None),) * padded + (slice(tensor.shape[padded]),)]
+    if not fits or tensor.shape != target.shape:
         raise EngineError(
             "engine/load",
             f"the plan takes {place.name} of shape {list(place.shape)}, not {list(tensor.shape)}",
@@ -156,5 +161,7 @@ def _place(fields: Fields) -> Place:
     shape = fields.integers("shape")
     if min(shape, default=1) < 1:
         raise ValueError(f"{fields.place('shape')} is {list(shape)}")
-    truth = fields.truth("channels_last")
-    return Place(fields.text("name"), fields.integer("offset"), type, shape, truth)
+    axes = fields.integers("axes")
+    if sorted(axes) != list(range(len(shape))):
+        raise ValueError(f"{fields.place('axes')} is {list(axes)}")
+    return Place(fields.text("name"), fields.integer("offset"), type, shape, axes)

@@ -124,7 +124,7 @@ def _counts(plan: bytes) -> NDArray[np.int64]:
     _, places, rest = parse(plan)
     counts = np.bincount(np.frombuffer(rest, np.uint8), minlength=256)
     counts[ord("0") : ord("9") + 1] = 0
-    forms = [(place.name, place.type, place.shape, place.channels_last) for place in places]
+    forms = [(place.name, place.type, place.shape, place.axes) for place in places]
     return np.append(counts, zlib.crc32(repr(sorted(forms)).encode()))
 
 
@@ -135,14 +135,31 @@ def _values(file: Path, weight: Weight) -> NDArray[np.float32]:
 
 
 def _forms(weight: Weight) -> Iterator[Place]:
-    """Every form in which the weight may lie in the plan; the offsets are yet to be found."""
-    shape = weight.shape
+    """Every form in which the weight may lie in the plan; the offsets are yet to be found.
+
+    As it is, with the channels last, or, as a large matrix product in 16 bits has it, with the
+    input channels first.
+    """
+    shape, plain = weight.shape, tuple(range(len(weight.shape)))
     for type in TYPES:
-        yield Place(weight.name, 0, type, shape)
+        yield Place(weight.name, 0, type, shape, plain)
         if len(shape) > 2:
+            last = (0, *plain[2:], 1)
             for multiple in _PADDINGS:
                 channels = -(-shape[1] // multiple) * multiple
-                yield Place(weight.name, 0, type, (shape[0], *shape[2:], channels), True)
+                yield Place(weight.name, 0, type, (shape[0], *shape[2:], channels), last)
+        if len(shape) > 1:
+            first = (1, 0, *plain[2:])
+            yield Place(weight.name, 0, type, tuple(shape[axis] for axis in first), first)
+
+
+def _beginning(values: NDArray[np.float32], form: Place) -> bytes:
+    """The first bytes of the weight in a form, made of its first rows there alone."""
+    rows = -(-_SOUGHT_BYTES // max(1, form.size // form.shape[0]))
+    axis = form.axes[0]
+    few = values[(slice(None),) * axis + (slice(rows),)]
+    shape = (min(rows, form.shape[0]), *form.shape[1:])
+    return as_in_plan(few, Place(form.name, 0, form.type, shape, form.axes))[:_SOUGHT_BYTES]
 
 
 class _Free:
@@ -156,9 +173,7 @@ class _Free:
         """Everywhere that the weight lies in this form; these bytes are free no more."""
         if form.size < _LEAST_BYTES:
             return []
-        # Of a large tensor the first few rows are enough to see that it is not there.
-        few = Place(form.name, 0, form.type, (1, *form.shape[1:]), form.channels_last)
-        start = as_in_plan(values[:1], few)[:_SOUGHT_BYTES]
+        start = _beginning(values, form)
         sought: bytes | None = None
         found = []
         for first, last in self._parts:
@@ -174,10 +189,7 @@ class _Free:
                     offset = self._plan.find(start, offset + 1, last)
         for offset in found:
             self._take(offset, offset + form.size)
-        return [
-            Place(weight.name, offset, form.type, form.shape, form.channels_last)
-            for offset in found
-        ]
+        return [Place(weight.name, offset, form.type, form.shape, form.axes) for offset in found]
 
     def _take(self, start: int, end: int) -> None:
         parts = []
