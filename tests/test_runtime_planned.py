@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import alexc_runtime
+from alexc.plan import bench, ours
+from alexc.plan.contestant import Subject
 from alexc_runtime import BundleError, EngineError, EngineUnavailableError, session
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
@@ -274,3 +276,28 @@ def test_a_plan_is_told_way_by_way(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 drawn images" in shown
     assert "50.0%, 75.0%" in shown
     assert inspect_bundle._plan(SimpleNamespace(manifest=MANIFEST)) is None  # type: ignore[arg-type]
+
+
+# ---- measured ------------------------------------------------------------------------------------
+
+
+def test_a_benchmark_runs_the_planned_session(tmp_path: Path) -> None:
+    """As one contestant; of a bundle that stands beside another as the only one."""
+    pytest.importorskip("onnxruntime")
+    manifest = make(tmp_path / "bundle", plan=PLAN)
+    contestant = ours.planned(tmp_path / "bundle", manifest)
+    assert (contestant.engine, contestant.precision, contestant.gpu) == ("planned", "fp32", False)
+    assert contestant.note == f"{PLAN.said}: the fastest within 1e-3"
+    unused = tmp_path / "unused"
+    subject = Subject(unused, unused, unused, unused, unused, threads=1)
+    runner = ours.opened_as_planned(subject, contestant.settings)
+    batch = images(3)
+    np.testing.assert_allclose(
+        runner.run(batch)["scores"], expected(batch)["scores"], rtol=1e-4, atol=1e-4
+    )
+    runner.session().close()
+    folder = tmp_path / "bundle"
+    assert bench._of_bundle(folder, manifest, beside=True) == [contestant]
+    assert bench._of_bundle(folder, manifest, beside=False)[0] == contestant
+    with pytest.raises(ValueError, match="has no plan"):
+        ours.planned(folder, MANIFEST)
