@@ -538,7 +538,7 @@ def test_a_plan_without_weights_gets_those_of_the_bundle(built: Path, machine: M
 def test_weights_are_put_into_a_stripped_plan(tmp_path: Path, machine: Machine) -> None:
     kernel = weights()["conv.weight"]
     machine.does.plan = b"before" + kernel.tobytes() + b"after"
-    place = Place("conv.weight", len(b"before"), "float32", kernel.shape)
+    place = Place("conv.weight", len(b"before"), "float32", kernel.shape, (0, 1, 2, 3))
     with staged(tmp_path / "small") as stage:
         fill(stage.folder)
         (stage.folder / PLAN).write_bytes(strip(machine.does.plan, [place]))

@@ -303,7 +303,7 @@ def test_weights_of_another_net_are_refused() -> None:
     cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (4,), (0,))])
     with pytest.raises(EngineError, match=r"takes b of shape \[4\], not \[3\]"):
         stripped.whole(cut, WEIGHTS)
-    wider = stripped.strip(bytes(80), [Place("c", 4, "float32", (2, 11), (0, 1))])
+    wider = stripped.strip(bytes(100), [Place("c", 4, "float32", (2, 11), (0, 1))])
     with pytest.raises(EngineError, match=r"takes c of shape \[2, 11\], not \[2, 3\]"):
         stripped.whole(wider, WEIGHTS)
     other = stripped.strip(bytes(60), [Place("b", 4, "float32", (3, 1), (0, 1))])
