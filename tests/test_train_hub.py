@@ -125,15 +125,19 @@ def test_what_the_package_says_is_passed_on(double: Any, monkeypatch: pytest.Mon
 # ---- with the package itself ---------------------------------------------------------------------
 
 
+def _package() -> Any:
+    return pytest.importorskip(
+        "datasets", reason="the package datasets is not installed: pip install 'alexc[train]'"
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Class folders of plain colours, in the kinds of files that cameras and scanners write."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    pytest.importorskip(
-        "datasets", reason="the package datasets is not installed: pip install 'alexc[train]'"
-    )
+    _package()
     for split, count in (("train", 9), ("test", 2)):
         make_photos(tmp_path / "set" / split, count)
     return tmp_path / "set"
@@ -144,9 +148,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_forms_that_the_package_keeps_on_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
-
-    found = datasets.load_dataset("imagefolder", data_dir=str(folder))
+    found = _package().load_dataset("imagefolder", data_dir=str(folder))
     found.save_to_disk(str(tmp_path / "saved"))
     found["train"].save_to_disk(str(tmp_path / "one"))
     (tmp_path / "parquet").mkdir()
