@@ -77,7 +77,7 @@ def test_the_parts_of_a_set(double: Any) -> None:
     double.load_dataset = lambda _: {"train": _Rows([7] * 9), "validation": _Rows([*range(6)])}
     data = open_data("hf:owner/ants", "test", PHOTO)
     assert (len(data), data.shape, data.classes) == (5, (24, 20, 3), ("ant", "bee"))
-    assert data.damaged[0].startswith("hf:owner/ants, row 3: ")
+    assert data.damaged[0].startswith("hf:owner/ants, row 3 is not a photo")
     assert data.read(np.array([4]))[0].mean() == 50
     assert len(open_data("hf:owner/ants", "train", PHOTO)) == 9
 
