@@ -135,10 +135,6 @@ def parse(plan: bytes) -> tuple[int, list[Place], memoryview]:
 
     Raises ValueError, TypeError or RecursionError if it is no stripped plan.
     """
-    """The bytes that the whole plan has, where weights lie in it, and what lies between them.
-
-    Raises ValueError, TypeError or RecursionError if it is no stripped plan.
-    """
     start = len(_MAGIC) + 8
     length = int.from_bytes(plan[len(_MAGIC) : start], "little")
     if not is_stripped(plan) or length > len(plan) - start:

@@ -71,14 +71,16 @@ def of_network(network: Network) -> Layers:
 
 def of_engine(library: Any, logger: Any, plan: Path) -> Layers | None:
     """The layers of the built engine, or None if it does not tell. It takes a GPU."""
-    engine = library.Runtime(logger).deserialize_cuda_engine(plan.read_bytes())
-    if engine is None:
-        return None
-    inspector = engine.create_engine_inspector()
-    text = inspector.get_engine_information(library.LayerInformationFormat.JSON)
     try:
+        runtime = library.Runtime(logger)
+        # A plan for any version of the library brings the code that loads it; it is our own.
+        runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+        inspector = engine.create_engine_inspector()
+        text = inspector.get_engine_information(library.LayerInformationFormat.JSON)
         return Layers("engine", tuple(map(_inspected, json.loads(text)["Layers"])))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        # The C++ side gave nothing: the plan may be for other GPUs than the one that is here.
         return None
 
 
