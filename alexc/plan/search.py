@@ -214,7 +214,13 @@ class _Course:
         together = combined(staying, dict(kinds))
         new = [Tried(variant) for variant in together]
         if self._request.budget.narrow:
-            best = [each.variant for engine in ENGINES for each in self._best_of(engine)]
+            # As it is written it may be the best again: in bf16 OpenVINO is fast at LRN itself.
+            best = [
+                variant
+                for engine in ENGINES
+                if (own := [each.variant for each in self._best_of(engine)])
+                for variant in (self._variant(engine, ()), *own)
+            ]
             quantizable = self._workshop.can_quantize
             narrow = narrower([*best, *together], quantizable, self._workshop.precisions)
             new += [Tried(variant) for variant in narrow]
