@@ -64,7 +64,7 @@ def test_every_bar_says_whether_it_held() -> None:
     rows = [
         *row("planned", {1: 2.5, 16: 31.0}, "bf16"),
         *row("openvino", {1: 2.5, 16: 30.0}, "bf16", note="banded"),
-        *row("onnxruntime", {1: 9.0, 16: 29.0}, note="native"),
+        *row("onnxruntime", {1: 9.0, 16: 29.0}, note="onnxruntime fp32, native"),
     ]
     found = bars(BENCH, plan_result(PLAN, rows))
     assert [(each["what"].split(",")[0], each["batch"], each["held"]) for each in found] == [

@@ -79,7 +79,7 @@ def plan_result(plan: Json, rows: Sequence[Json]) -> dict[str, Any]:
         compared.append(
             {
                 "batch": batch,
-                "best": f"{best['engine']} {best['precision']}, {best['note']}",
+                "best": best["note"] or f"{best['engine']} {best['precision']}",
                 **_interval(result),
             }
         )
