@@ -17,7 +17,7 @@ import pytest
 import alexc_runtime
 from alexc_runtime import BatchError, dlpack
 from alexc_runtime.arrays import DeviceArray
-from tests.cuda_double import LEGACY, Gpu
+from tests.cuda_double import LEGACY, Gpu, Status
 from tests.gpu_machine import Machine, gpu_machine
 from tests.small_bundle import IMAGE, Array, expected, images, make
 
@@ -116,16 +116,18 @@ def test_what_lies_elsewhere_is_refused_in_words(built: Path) -> None:
 class _Lender:
     """A numpy array lent by this project's own capsules."""
 
+    device = dlpack.CPU
+
     def __init__(self, array: Array) -> None:
         self.array = array
         self.owner = _Owner()
 
     def __dlpack__(self, **_: Any) -> Any:
         place, shape = self.array.ctypes.data, self.array.shape
-        return dlpack.write(place, shape, self.array.dtype, (dlpack.CPU, 0), self.owner)
+        return dlpack.write(place, shape, self.array.dtype, (self.device, 0), self.owner)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return dlpack.CPU, 0
+        return self.device, 0
 
 
 class _Owner:
@@ -156,6 +158,22 @@ def test_a_capsule_that_nobody_takes_gives_its_array_back() -> None:
     assert found.type == np.float32
     assert found.contiguous
     del lender, capsule
+    assert owner() is None
+
+
+@pytest.mark.parametrize("taker", ["numpy", "torch"])
+def test_an_exception_on_its_way_passes_an_array_that_is_given_back(taker: str) -> None:
+    library = pytest.importorskip(taker)
+    lender = _Lender(images(2))
+    owner = weakref.ref(lender.owner)
+    # The array goes while the exception is there, and so does a capsule that is refused.
+    with pytest.raises((ValueError, RuntimeError), match=r"reshape|invalid for input"):
+        library.from_dlpack(lender).reshape(7)
+    lender.device = 7
+    with pytest.raises((BufferError, RuntimeError), match=r"[Uu]nsupported device"):
+        library.from_dlpack(lender)
+    del lender
+    gc.collect()
     assert owner() is None
 
 
@@ -372,6 +390,33 @@ def test_memory_for_outputs_is_bounded(built: Path, machine: Machine) -> None:
         assert machine.gpu.calls.count("cudaDeviceSynchronize") <= 10
 
 
+def test_memory_is_not_used_again_while_nobody_may_wait_for_the_gpu(
+    built: Path, machine: Machine
+) -> None:
+    with machine.open(built) as opened:
+        batch = ByDlpack(machine.gpu, images(3))
+        machine.gpu.failing["cudaDeviceSynchronize"] = Status["cudaErrorStreamCaptureUnsupported"]
+        for _ in range(20):
+            agree(opened.run(batch), images(3))
+        assert len(machine.gpu.memory) > 30
+        machine.gpu.failing.clear()
+        agree(opened.run(batch), images(3))
+
+
+def test_the_gpu_that_is_current_may_be_another(built: Path, machine: Machine) -> None:
+    machine.gpu.devices = 2
+    batch = ByDlpack(machine.gpu, images(3))
+    with machine.open(built) as opened:
+        opened.run(batch)
+        machine.gpu.current = 1
+        outputs = opened.run(batch)
+        for output in outputs.values():
+            output.__dlpack__()
+        agree(outputs, images(3))
+    assert machine.gpu.current == 1
+    machine.gpu.current = 0
+
+
 def test_arrays_on_the_gpu_that_are_no_batch_are_refused(built: Path, machine: Machine) -> None:
     gpu = machine.gpu
     with machine.open(built) as opened:
@@ -391,6 +436,9 @@ def test_arrays_on_the_gpu_that_are_no_batch_are_refused(built: Path, machine: M
         assert fault(strided).code == "batch/layout"
         strided.strides = (1188, 396, 44, 4)
         agree(opened.run(strided), images(2))
+        short = ByInterface(gpu, images(2)[:1])
+        short.strides = (4752, 396, 44, 4)  # one image, of every fourth
+        assert fault(short).code == "batch/size"
         other = ByDlpack(gpu, images(2))
         other.device = 3
         assert "lies on GPU 3, and the engine is on GPU 0" in fault(other).message

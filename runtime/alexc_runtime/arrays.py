@@ -13,6 +13,7 @@ computes there reads it where it lies, and answers with arrays of the class `Dev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ def _of_interface(array: Any, says: dict[str, Any]) -> Borrowed:
         shape,
         kind,
         device=None,
-        contiguous=strides is None or tuple(strides) == _strides(shape, kind.itemsize),
+        contiguous=strides is None or _is_contiguous(shape, strides, kind.itemsize),
         owner=array,
         stream=None if stream is None else int(stream),
         # Without a stream, its owner says, there is nothing to wait for.
@@ -132,13 +133,16 @@ def _of_interface(array: Any, says: dict[str, Any]) -> Borrowed:
     )
 
 
-def _strides(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """The bytes from one index to the next, axis by axis, where there are no gaps."""
-    strides = []
-    for length in reversed(shape):
-        strides.append(size)
+def _is_contiguous(shape: tuple[int, ...], strides: Iterable[int], size: int) -> bool:
+    """Whether there are no gaps, by the bytes from one index to the next, axis by axis.
+
+    Those of an axis with one index say nothing.
+    """
+    for length, stride in zip(reversed(shape), reversed(tuple(strides)), strict=True):
+        if length > 1 and stride != size:
+            return False
         size *= length
-    return tuple(reversed(strides))
+    return True
 
 
 def _not_lent(array: object, error: Exception) -> BatchError:

@@ -19,9 +19,8 @@ import numpy as np
 
 CPU, CUDA, CUDA_HOST = 1, 2, 3  # kinds of device: of CUDA, memory of the GPU or page-locked
 
-_UNUSED, _USED = b"dltensor", b"used_dltensor"
-_CODES = {"i": 0, "u": 1, "f": 2}
-_KINDS = {code: kind for kind, code in _CODES.items()}
+_UNUSED = b"dltensor"  # the name of a capsule until somebody takes what is in it
+_KINDS = {0: "i", 1: "u", 2: "f"}  # numpy's letters by the format's codes
 
 
 class _Tensor(ctypes.Structure):
@@ -39,9 +38,6 @@ class _Tensor(ctypes.Structure):
     )
 
 
-_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
 class _Managed(ctypes.Structure):
     _fields_ = (
         ("tensor", _Tensor),
@@ -50,12 +46,8 @@ class _Managed(ctypes.Structure):
     )
 
 
-# Functions of Python itself. A capsule that is being destroyed is given by its address alone: a
-# reference to it would bring it back to life.
+# Functions of Python itself, which take a capsule by its address.
 _python = ctypes.pythonapi
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
-    ("PyCapsule_New", _python)
-)
 _named = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_IsValid", _python)
 )
@@ -103,9 +95,20 @@ def read(capsule: Any) -> Description:
     )
 
 
-# What has been handed out and not yet been given back, by address. Both sides may outlive whoever
-# made the other, so that it is held here.
-_lent: dict[int, tuple[Any, ...]] = {}
+class _Memory:
+    """Memory as numpy wants it told. `owner` is held by the array that numpy makes of it."""
+
+    def __init__(
+        self, address: int, shape: tuple[int, ...], type: np.dtype[Any], owner: object
+    ) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": type.str,
+            "data": (address, False),
+            "strides": None,
+        }
 
 
 def write(
@@ -115,49 +118,13 @@ def write(
     device: tuple[int, int],
     owner: object,
 ) -> Any:
-    """A capsule of the contiguous array at this address. `owner` is held until it is given back."""
-    sizes = (ctypes.c_int64 * len(shape))(*shape)
-    managed = _Managed()
-    managed.tensor = _Tensor(
-        data=address,
-        device_type=device[0],
-        device_id=device[1],
-        ndim=len(shape),
-        code=_CODES[type.kind],
-        bits=type.itemsize * 8,
-        lanes=1,
-        shape=ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64)),
-        strides=None,
-        byte_offset=0,
-    )
-    managed.deleter = ctypes.cast(_give_back, ctypes.c_void_p)
-    place = ctypes.addressof(managed)
-    _lent[place] = (managed, sizes, owner)
-    return _new(place, _UNUSED, ctypes.cast(_destroyed, ctypes.c_void_p))
+    """A capsule of the contiguous array at this address. `owner` is held until it is given back.
 
-
-# The two functions below are called from C, possibly while Python ends and has emptied modules, so
-# that they take what they need with them.
-
-
-def _given_back(place: int, lent: dict[int, tuple[Any, ...]] = _lent) -> None:
-    lent.pop(place, None)
-
-
-def _collected(
-    capsule: int,
-    named: Any = _named,
-    pointer: Any = _pointer,
-    unused: bytes = _UNUSED,
-    lent: dict[int, tuple[Any, ...]] = _lent,
-) -> None:
-    """The end of a capsule: if nobody used it, nobody else gives its array back."""
-    if named(capsule, unused):
-        lent.pop(pointer(capsule, unused), None)
-
-
-_give_back = _Deleter(_given_back)
-_destroyed = _Deleter(_collected)
-for _kept in (_give_back, _destroyed):
-    # C holds their addresses for as long as the process lives.
-    _python.Py_IncRef(ctypes.py_object(_kept))
+    numpy makes it, of an array that never looks at its memory, and is told the device afterwards.
+    So the functions that give it back are numpy's, of C. They may be called while an exception is
+    on its way, and a function of Python that ctypes lends to C would swallow that.
+    """
+    capsule = np.asarray(_Memory(address, shape, type, owner)).__dlpack__()
+    tensor = _Managed.from_address(_pointer(id(capsule), _UNUSED)).tensor
+    tensor.device_type, tensor.device_id = device
+    return capsule
