@@ -61,6 +61,7 @@ class Stream:
 
     work: deque[Callable[[], None]] = field(default_factory=deque)
     recorded: list[Callable[[], None]] | None = None
+    recorder: int = 0  # the thread that began
     invalid: bool = False
 
 
@@ -83,6 +84,7 @@ class Gpu:
     def __init__(self, total: int = 1 << 30) -> None:
         self.total = total
         self.devices = 1
+        self.current = 0  # the device; all work is on device 0
         self.driver, self.runtime = 13010, 13000
         self.capability = (8, 9)
         self.failing: dict[str, Status] = {}
@@ -132,6 +134,7 @@ class Gpu:
 
     def stream(self, handle: Any) -> Stream:
         assert int(handle) in self.streams, "this stream was destroyed, or never made"
+        assert int(handle) != LEGACY or self.current == 0, "the default stream of another device"
         return self.streams[int(handle)]
 
     def drain(self, stream: Stream, until: Event | None = None, count: int = 0) -> None:
@@ -180,9 +183,17 @@ class Gpu:
 
         return call
 
-    def _not_recording(self) -> Status:
-        """Calls that wait or allocate may not come while a stream of the thread records."""
-        recording = [s for s in self.streams.values() if s.recorded is not None]
+    def _not_recording(self, anywhere: bool = False) -> Status:
+        """Calls that wait or allocate may not come while a stream of the thread records.
+
+        And those that wait for the device not while a stream of any thread does.
+        """
+        recording = [
+            stream
+            for stream in self.streams.values()
+            if stream.recorded is not None
+            and (anywhere or stream.recorder == threading.get_ident())
+        ]
         for stream in recording:
             stream.invalid = True
         return Status["cudaErrorStreamCaptureUnsupported"] if recording else OK
@@ -191,10 +202,11 @@ class Gpu:
         return OK, self.devices
 
     def cudaGetDevice(self) -> tuple[Status, int]:
-        return OK, 0
+        return OK, self.current
 
     def cudaSetDevice(self, device: int) -> Status:
         assert 0 <= device < self.devices
+        self.current = device
         return OK
 
     def cudaDriverGetVersion(self) -> tuple[Status, int]:
@@ -229,6 +241,8 @@ class Gpu:
         return OK, address
 
     def cudaFree(self, address: int) -> Status:
+        if status := self._not_recording():
+            return status
         del self.memory[address]
         return OK
 
@@ -240,6 +254,8 @@ class Gpu:
         return OK, ctypes.addressof(block)
 
     def cudaFreeHost(self, address: int) -> Status:
+        if status := self._not_recording():
+            return status
         del self.pinned[address]
         return OK
 
@@ -290,7 +306,7 @@ class Gpu:
         return OK
 
     def cudaDeviceSynchronize(self) -> Status:
-        if status := self._not_recording():
+        if status := self._not_recording(anywhere=True):
             return status
         for stream in self.streams.values():
             self.drain(stream)
@@ -330,6 +346,8 @@ class Gpu:
         return OK
 
     def cudaEventQuery(self, event: Any) -> Status:
+        if status := self._not_recording():
+            return status
         found = self.events[int(event)]
         return OK if found.reached == found.records else Status["cudaErrorNotReady"]
 
@@ -343,7 +361,7 @@ class Gpu:
         found = self.stream(stream)
         assert found.recorded is None
         assert int(stream) != LEGACY
-        found.recorded, found.invalid = [], False
+        found.recorded, found.recorder, found.invalid = [], threading.get_ident(), False
         return OK
 
     def cudaStreamEndCapture(self, stream: Any) -> tuple[Status, Handle | None]:

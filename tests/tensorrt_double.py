@@ -11,7 +11,9 @@ still in use, addresses that are not aligned, and a plan that was refitted in pa
 from __future__ import annotations
 
 import enum
+import gc
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -92,6 +94,7 @@ class Behaviour:
         self.invalid = EngineInvalidityDiagnostics(0)
         self.compiled: set[int] = set()  # the sizes whose kernels the cache holds
         self.contexts = 0  # that live
+        self.while_recording: Callable[[], None] = lambda: None
 
     def fails(self, function: str) -> bool:
         return function in self.failing
@@ -150,10 +153,15 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
             if does.fails("execute_async_v3"):
                 return False
             assert set(self.addresses) == set(does.shapes)
+            assert self.scratch[0], "a context without memory of its own takes none"
             stream = gpu.stream(stream_handle)
             recording = stream.recorded is not None
             if recording:
                 assert self.ran == self.version, "the first run of a size can't be recorded"
+                assert not gc.isenabled(), "a collection may free memory, which ends a recording"
+                does.while_recording()
+                if does.fails("execute_async_v3"):
+                    return False
                 if does.fails("recording"):
                     stream.invalid = True
             else:
@@ -274,8 +282,13 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
             self.engine = engine
             self.given: dict[str, Weights] = {}
 
+        def get_all_weights(self) -> list[str]:
+            return list(weights())
+
         def get_missing_weights(self) -> list[str]:
-            return [name for name in weights() if name not in self.engine.weights]
+            """None until one was given, as TensorRT says of a stripped plan too."""
+            missing = [name for name in weights() if name not in self.given]
+            return missing if self.given else []
 
         def get_weights_prototype(self, name: str) -> Weights:
             kind = DataType.HALF if does.fails("half weights") else DataType.FLOAT
@@ -288,7 +301,7 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
         def refit_cuda_engine(self) -> bool:
             import ctypes
 
-            assert list(self.given) == self.get_missing_weights()
+            assert list(self.given) == self.get_all_weights()
             for name, value in self.given.items():
                 kind = np.float16 if value.dtype is DataType.HALF else np.float32
                 raw = ctypes.string_at(value.pointer, value.size * np.dtype(kind).itemsize)

@@ -220,6 +220,59 @@ def test_a_plan_that_says_so_is_not_recorded(
     assert "cudaStreamBeginCapture" not in machine.gpu.calls
 
 
+def test_one_recording_that_another_thread_ends_is_not_the_last(
+    built: Path, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait = machine.gpu.library().cudaDeviceSynchronize
+    statuses: list[int] = []
+
+    def elsewhere() -> None:
+        thread = threading.Thread(target=lambda: statuses.append(int(wait()[0])))
+        thread.start()
+        thread.join()
+
+    machine.does.while_recording = elsewhere
+    with machine.open(built) as opened:
+        agree(opened.run(images(3)), images(3))
+        assert statuses == [900]
+        assert "cudaGraphLaunch" not in machine.gpu.calls
+        machine.does.while_recording = lambda: None
+        for _ in range(2):
+            agree(opened.run(images(3)), images(3))
+        assert "cudaGraphLaunch" in machine.gpu.calls
+    assert not caplog.records
+
+
+def test_a_recording_that_fails_in_between_leaves_nothing(built: Path, machine: Machine) -> None:
+    machine.does.while_recording = lambda: machine.does.failing.add("execute_async_v3")
+    with machine.open(built) as opened:
+        with pytest.raises(EngineError, match="the plan did not start"):
+            opened.run(images(3))
+        machine.does.failing.clear()
+        machine.does.while_recording = lambda: None
+        agree(opened.run(images(3)), images(3))
+
+
+def test_what_waits_for_the_whole_gpu_waits_for_recordings(built: Path, machine: Machine) -> None:
+    other = cuda.Cuda("another session")
+    rested: list[bool] = []
+    threads: list[threading.Thread] = []
+
+    def elsewhere() -> None:
+        threads.append(threading.Thread(target=lambda: rested.append(other.rest())))
+        threads[-1].start()
+        threads[-1].join(0.05)
+
+    machine.does.while_recording = elsewhere
+    with machine.open(built) as opened:
+        for _ in range(2):
+            agree(opened.run(images(3)), images(3))
+        for thread in threads:
+            thread.join()
+        assert rested == [True]
+        assert "cudaGraphLaunch" in machine.gpu.calls
+
+
 def test_the_number_of_graphs_is_bounded(built: Path, machine: Machine) -> None:
     machine.patch.setattr(launches, "MOST_GRAPHS", 2)
     machine.does.profiles = [(1, 3, 9)]
@@ -524,6 +577,14 @@ def test_one_class_serves_both_libraries(tmp_path: Path, machine: Machine) -> No
             agree(opened.run(images(count)), images(count))
         assert "cudaGraphLaunch" in machine.gpu.calls
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_plan_that_needs_no_memory_to_work_in_is_given_some(
+    built: Path, machine: Machine
+) -> None:
+    machine.does.scratch = 0
+    with machine.open(built) as opened:
+        agree(opened.run(images(3)), images(3))
 
 
 # ---- weights and kernels -------------------------------------------------------------------------

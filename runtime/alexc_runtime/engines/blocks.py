@@ -32,10 +32,13 @@ class Blocks:
         with self._lock:
             rounded = max(256, 1 << (size - 1).bit_length())
             if not self._free.get(rounded) and len(self._resting) >= _MOST_RESTING:
-                self._cuda.call(self._cuda.api.cudaDeviceSynchronize)
-                for memory in self._resting:
-                    self._free.setdefault(memory.size, []).append(memory)
-                self._resting.clear()
+                # What a collection gives back meanwhile has not rested with the others.
+                resting, self._resting = self._resting, []
+                if self._cuda.rest():
+                    for memory in resting:
+                        self._free.setdefault(memory.size, []).append(memory)
+                else:
+                    self._resting += resting
             if free := self._free.get(rounded):
                 return Block(self, free.pop())
             return Block(self, _Memory(self._cuda, rounded))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -25,6 +26,10 @@ _FATAL = frozenset({700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
 
 _NOTHING = nullcontext()
 
+# While a stream records, no thread may wait for the whole GPU: CUDA refuses that and ends the
+# recording, whatever its mode (github.com/NVIDIA/TensorRT/issues/2888). So ours take turns.
+_recording = threading.RLock()
+
 # What the build is to do where a GPU has too little memory.
 SMALLER = (
     "build with a smaller --batch MIN,OPT,MAX, or end what else runs on the GPU (nvidia-smi lists)"
@@ -32,12 +37,12 @@ SMALLER = (
 
 
 class Cuda:
-    """The CUDA runtime on the GPU that is current where this is made. `who` is for messages."""
+    """The CUDA runtime on a GPU, by default the one that is current. `who` is for messages."""
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, who: str, device: int | None = None) -> None:
         self.api: Any = load(MODULE)
         self.who = who
-        self.device = int(self.call(self.api.cudaGetDevice))
+        self.device = int(self.call(self.api.cudaGetDevice)) if device is None else device
         self._several = int(self.call(self.api.cudaGetDeviceCount)) > 1
         kinds = self.api.cudaMemcpyKind
         self.to_device = kinds.cudaMemcpyHostToDevice
@@ -102,12 +107,17 @@ class Cuda:
         Raises EngineError if it does anything that can't be recorded.
         """
         api = self.api
-        # Of this thread alone: others may allocate and wait meanwhile.
-        self.call(api.cudaStreamBeginCapture, stream, _mode(api))
-        try:
-            enqueue()
-        finally:
-            # Also after a fault: the stream would otherwise go on recording.
+        with _recording:
+            # Of this thread alone: others may allocate and wait for their streams meanwhile.
+            self.call(api.cudaStreamBeginCapture, stream, _mode(api))
+            try:
+                enqueue()
+            except BaseException:
+                # The stream would otherwise go on recording.
+                status, begun = api.cudaStreamEndCapture(stream)
+                if not status:
+                    api.cudaGraphDestroy(begun)
+                raise
             status, graph = api.cudaStreamEndCapture(stream)
         if status:
             raise self.fault(status, "record a CUDA graph")
@@ -141,6 +151,14 @@ class Cuda:
     def copy(self, target: int, source: int, size: int, kind: Any, stream: Any) -> Any:
         """The call that puts a copy on the stream, its arguments bound."""
         return partial(self.api.cudaMemcpyAsync, target, source, size, kind, stream)
+
+    def rest(self) -> bool:
+        """Wait for all that goes on on the GPU. False if somebody else's recording forbids it."""
+        with _recording:
+            (status,) = self.api.cudaDeviceSynchronize()
+        if status:
+            self.api.cudaGetLastError()  # which would give it to whoever asks next
+        return not status
 
     def free_memory(self) -> tuple[int, int]:
         """The bytes that are free on the GPU, and all that it has."""

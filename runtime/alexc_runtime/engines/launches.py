@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alexc_runtime.engines.cuda import Cuda
-from alexc_runtime.engines.tensorrt_plan import Plan, Profile
+from alexc_runtime.engines.tensorrt_plan import Plan, Profile, without_collection
 from alexc_runtime.errors import BatchError, EngineError
 
 _log = logging.getLogger("alexc_runtime")
 
 MOST_GRAPHS = 32
 _MOST_SIGHTS = 256
+_MOST_FAULTS = 3  # of recordings: one may be ended by what another thread does
 
 
 class Job(NamedTuple):
@@ -63,6 +64,7 @@ class Launches:
         self._sights: dict[object, int] = {}
         self._direct: dict[Profile, Any] = {}
         self._recording = True
+        self._faults = 0
 
     def put(self, key: object, describe: Callable[[], Job]) -> None:
         """Put the job of this key on the stream; `describe` is asked where there is no graph of it.
@@ -72,7 +74,9 @@ class Launches:
         """
         graph = self._graphs.get(key)
         if graph is None:
-            self._run(key, describe())
+            # Here TensorRT logs, and what records may give back no memory.
+            with without_collection():
+                self._run(key, describe())
             return
         self._graphs.move_to_end(key)
         (status,) = graph.launch()
@@ -94,8 +98,10 @@ class Launches:
                 self._record(key, job)
                 return
             except _NotRecorded as fault:
-                self._recording = False
-                _log.warning("%s runs without CUDA graphs: %s", self._cuda.who, fault)
+                self._faults += 1
+                if fault.lasting or self._faults == _MOST_FAULTS:
+                    self._recording = False
+                    _log.warning("%s runs without CUDA graphs: %s", self._cuda.who, fault)
         profile = self._profile(job.images)
         context = self._direct.get(profile)
         if context is None:
@@ -177,11 +183,11 @@ class Launches:
         # TensorRT for RTX knows by itself; the other finds out.
         capturable = getattr(context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._handle):
-            raise _NotRecorded("the plan can't be recorded")
+            raise _NotRecorded("the plan can't be recorded", lasting=True)
         try:
             return self._cuda.graph(self._stream, lambda: self._enqueue(context, job), held)
         except EngineError as error:
-            raise _NotRecorded(error.message) from error
+            raise _NotRecorded(error.message, lasting=False) from error
 
     def _drop(self, graph: _Graph) -> None:
         graph.held.close()
@@ -189,4 +195,8 @@ class Launches:
 
 
 class _NotRecorded(Exception):  # noqa: N818  (it becomes a line in the log)
-    """No graph could be made of a job, for the reason given."""
+    """No graph could be made of a job, for the reason given; `lasting` if none ever can."""
+
+    def __init__(self, reason: str, *, lasting: bool) -> None:
+        super().__init__(reason)
+        self.lasting = lasting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from alexc_runtime.arrays import LEGACY_STREAM, Borrowed, Holder
 from alexc_runtime.engines.blocks import Block
 from alexc_runtime.engines.cuda import Cuda
 from alexc_runtime.engines.tensorrt_plan import without_collection
+from alexc_runtime.errors import EngineError
 
 
 class State:
@@ -35,10 +36,13 @@ class State:
             if not self.open:
                 return
             self.open = False
-            for stream in self.streams:
-                self.cuda.api.cudaStreamSynchronize(stream)
-            with without_collection():
-                self.held.close()
+            with ExitStack() as there:
+                with suppress(EngineError):  # the GPU has failed, and nothing more can be done
+                    there.enter_context(self.cuda.current())
+                for stream in self.streams:
+                    self.cuda.api.cudaStreamSynchronize(stream)
+                with without_collection():
+                    self.held.close()
 
 
 class Lent:
@@ -100,9 +104,10 @@ class Computed(Holder):
         return int(self.computing) if self.state.open else None
 
     def let_wait(self, stream: int) -> None:
-        with self.state.lock:
+        cuda = self.state.cuda
+        # A default stream is that of the GPU which is current.
+        with self.state.lock, cuda.current():
             if self.state.open:  # when it was closed, all had been waited for
-                cuda = self.state.cuda
                 cuda.after(self.computing, cuda.api.cudaStream_t(stream), self.event)
 
     def copy(self, array: NDArray[Any]) -> None:

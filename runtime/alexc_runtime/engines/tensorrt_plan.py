@@ -93,10 +93,8 @@ class Plan:
         self._refit(bundle)
         self._kernels = _Kernels(self._engine, cuda, library, plan)
         held.callback(self._kernels.let_go)
-        self._scratch_size = int(self._engine.device_memory_size_v2)
-        self._scratch = 0
-        if self._scratch_size:
-            self._scratch = cuda.memory(self._scratch_size, held, "the plan to work in")
+        self._scratch_size = max(1, int(self._engine.device_memory_size_v2))
+        self._scratch = cuda.memory(self._scratch_size, held, "the plan to work in")
         # Let go before what they work in.
         self._contexts: list[Any] = []
         held.callback(self._contexts.clear)
@@ -120,8 +118,7 @@ class Plan:
         if context is None:
             raise self.refusal("no execution context could be made", help=self._room())
         self._contexts.append(context)
-        if self._scratch_size:
-            context.set_device_memory(self._scratch, self._scratch_size)
+        context.set_device_memory(self._scratch, self._scratch_size)
         # The first context alone is in a profile by itself.
         if not context.set_optimization_profile_async(profile.index, int(self._stream)):
             raise self.refusal(f"it does not take its profile {profile.index}")
@@ -207,12 +204,10 @@ class Plan:
         if not self._engine.refittable:
             return
         refitter = self._library.Refitter(self._engine, self.log)
-        missing = list(refitter.get_missing_weights())
-        if not missing:
-            return
         found = weights.read(bundle.path(WEIGHTS))
         given = []  # TensorRT copies nothing before it refits
-        for name in missing:
+        # All, and not those it says are missing: of a stripped plan none is until one was given.
+        for name in refitter.get_all_weights():
             wanted = refitter.get_weights_prototype(name)
             if name not in found:
                 raise self.refusal(f"it lacks the weights {name}, and so does {WEIGHTS}")
@@ -226,6 +221,8 @@ class Plan:
             of_name = self._library.Weights(wanted.dtype, pointer, wanted.size)
             if not refitter.set_named_weights(name, of_name):
                 raise self.refusal(f"it does not take the weights {name}")
+        if missing := refitter.get_missing_weights():
+            raise self.refusal(f"it lacks the weights {', '.join(missing)}")
         if not refitter.refit_cuda_engine():
             raise self.refusal(f"it does not take the weights in {WEIGHTS}")
 
