@@ -166,6 +166,9 @@ class _Double:
                 assert enable_fallback == 0
                 assert Path(path).name == MODEL
                 double.providers = providers
+                for _, settings in providers:
+                    if cache := settings.get("trt_engine_cache_path"):
+                        assert Path(cache).parent.is_dir(), "it makes the last folder alone"
                 if double.fault is not None:
                     raise double.fault
                 self.started = [name for name, _ in providers if name in double.starting]
@@ -230,6 +233,10 @@ def test_the_provider_for_tensorrt_gets_the_batches_and_a_cache(
     records = [EngineRecord("onnxruntime_tensorrt", "fp16", "verified", MODEL)]
     manifest = make(tmp_path / "small", engines=tuple(records))
     machine.patch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    machine.patch.setenv("ALEXC_CACHE", str(tmp_path / "small" / MODEL / "cache"))
+    alexc_runtime.open(tmp_path / "small", "onnxruntime_tensorrt").close()
+    assert "trt_engine_cache_enable" not in double.providers[0][1]
+    machine.patch.setenv("ALEXC_CACHE", str(tmp_path / "cache"))
     with alexc_runtime.open(tmp_path / "small", "onnxruntime_tensorrt") as opened:
         assert opened.batch_limits == (1, 4)
     (name, settings), (second, _) = double.providers
@@ -253,8 +260,9 @@ def test_what_does_not_start_is_an_error_and_no_other_provider(
     double.fault = RuntimeError("assigned to the default CPU EP, but fallback\nat session.cc:1")
     with pytest.raises(
         EngineError, match=r"onnxruntime_cuda can't load .*: assigned to the default"
-    ):
+    ) as caught:
         alexc_runtime.open(built, "onnxruntime_cuda")
+    assert str(caught.value.help).startswith("look whether CUDA and cuDNN are installed")
     double.fault = None
     double.starting = []
     with pytest.raises(EngineError, match="the CUDAExecutionProvider could not be started"):

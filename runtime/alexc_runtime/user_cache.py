@@ -29,6 +29,16 @@ def user_cache() -> Path | None:
     return root / "alexc"
 
 
+def make(folder: Path) -> bool:
+    """Make the folder and those above it. Returns whether it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("%s is not used: %s", folder, error.strerror or error)
+        return False
+    return True
+
+
 def fetch(file: Path) -> bytes | None:
     """What was kept in the file, or None."""
     try:

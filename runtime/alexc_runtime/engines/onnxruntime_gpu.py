@@ -28,6 +28,11 @@ from alexc_runtime.manifest import WEIGHTS, Bundle, EngineRecord
 
 _DEVICE = 0  # CUDA_VISIBLE_DEVICES says which that is
 
+_LIBRARIES = (
+    "look whether CUDA and cuDNN are installed in the versions that "
+    "https://onnxruntime.ai/docs/execution-providers wants"
+)
+
 
 class OnnxRuntimeCuda(OnnxRuntime):
     """Runs `model.onnx` with the CUDA provider alone."""
@@ -58,14 +63,18 @@ class OnnxRuntimeCuda(OnnxRuntime):
         )
 
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
-        super().__init__(bundle, record, threads)
+        try:
+            super().__init__(bundle, record, threads)
+        except EngineError as error:
+            # A provider that lacks a library leaves its nodes to the CPU, which is then the fault.
+            error.help = _LIBRARIES
+            raise
         if self.provider not in self._session.get_providers():
             self.close()
             raise EngineError(
                 "engine/load",
                 f"{self.name} can't load {record.path}: the {self.provider} could not be started",
-                help="look whether CUDA and cuDNN are installed in the versions that "
-                "https://onnxruntime.ai/docs/execution-providers wants",
+                help=_LIBRARIES,
             )
         self._shapes = {output.name: output.shape for output in bundle.manifest.outputs}
         self._type = np.dtype(bundle.manifest.input.dtype)
@@ -126,13 +135,15 @@ class OnnxRuntimeCuda(OnnxRuntime):
             )
         with self._ordering:
             if self._streams is None:
-                cuda = Cuda(self.name)
-                self._streams = cuda, cuda.stream(self._held), cuda.event(self._held)
+                cuda = Cuda(self.name, _DEVICE)
+                with cuda.current():
+                    self._streams = cuda, cuda.stream(self._held), cuda.event(self._held)
             cuda, stream, event = self._streams
-            lent = borrowed(batch, int(stream))
-            if not lent.ready:
-                cuda.after(cuda.api.cudaStream_t(lent.stream), stream, event)
-            cuda.call(cuda.api.cudaStreamSynchronize, stream)
+            with cuda.current():
+                lent = borrowed(batch, int(stream))
+                if not lent.ready:
+                    cuda.after(cuda.api.cudaStream_t(lent.stream), stream, event)
+                cuda.call(cuda.api.cudaStreamSynchronize, stream)
         return lent
 
     def close(self) -> None:
@@ -146,7 +157,9 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
     """Runs `model.onnx` with the TensorRT provider, and what that can't do with that for CUDA.
 
     It builds a plan where it is loaded, which takes from seconds to minutes; the plan is kept in
-    the user's cache. The precision that the model says is allowed to TensorRT in all layers.
+    the user's cache. The precision that the model says is allowed to TensorRT in all layers; and so
+    is TF32 in fp32, which this provider can't be told to leave (only NVIDIA_TF32_OVERRIDE=0 in the
+    environment can: github.com/microsoft/onnxruntime/issues/26029).
     """
 
     name: ClassVar[str] = "onnxruntime_tensorrt"
@@ -167,10 +180,12 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
         if record.precision in ("fp16", "bf16", "int8"):
             settings[f"trt_{record.precision}_enable"] = "1"
         if (folder := user_cache.user_cache()) is not None:
-            # It names the files by the model and the GPU, and not by the weights.
-            weights = bundle.manifest.files[WEIGHTS].sha256
-            settings["trt_engine_cache_enable"] = "1"
-            settings["trt_engine_cache_path"] = str(folder / "onnxruntime" / weights)
+            # It names the files by the model and the GPU, and not by the weights; and it makes the
+            # last folder of the path alone.
+            place = folder / "onnxruntime" / bundle.manifest.files[WEIGHTS].sha256
+            if user_cache.make(place):
+                settings["trt_engine_cache_enable"] = "1"
+                settings["trt_engine_cache_path"] = str(place)
         providers = super()._providers(bundle, record, options)
         return [(self.provider, settings), *providers]
 
