@@ -233,18 +233,22 @@ class Inspected:
 
     LayerInformationFormat = type("LayerInformationFormat", (), {"JSON": 1})
 
-    def __init__(self, text: str | None) -> None:
+    engine_host_code_allowed = False
+
+    def __init__(self, text: str | None, does_inspect: bool = True) -> None:
         self.text = text
+        self.does_inspect = does_inspect
 
     def Runtime(self, _: Any) -> Inspected:  # noqa: N802  (the library's own name)
         return self
 
     def deserialize_cuda_engine(self, plan: bytes) -> Inspected | None:
         assert plan == b"a plan"
+        assert self.engine_host_code_allowed, "a plan for any version does not load"
         return None if self.text is None else self
 
-    def create_engine_inspector(self) -> Inspected:
-        return self
+    def create_engine_inspector(self) -> Inspected | None:
+        return self if self.does_inspect else None
 
     def get_engine_information(self, format: int) -> str | None:
         assert format == 1
@@ -280,6 +284,7 @@ def test_on_a_gpu_fused_layers_are_told_in_terms_of_the_spec(tmp_path: Path) -> 
 def test_an_engine_that_does_not_tell_is_no_fault(text: str | None, tmp_path: Path) -> None:
     (tmp_path / "plan").write_bytes(b"a plan")
     assert layers.of_engine(Inspected(text), None, tmp_path / "plan") is None
+    assert layers.of_engine(Inspected("", does_inspect=False), None, tmp_path / "plan") is None
 
 
 def test_what_is_no_layer_of_the_spec_is_none() -> None:
