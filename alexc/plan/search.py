@@ -49,7 +49,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[str], None]
 
 # How long a search takes, about, on two cores for AlexNet: what is left of it is the final race's.
-_SECONDS = 150.0
+_SECONDS = 165.0
 _SHORT = Pace(rounds=6, seconds=0.04, fewest=1, most=4, profile_runs=0, most_seconds=8.0)
 _FINAL = Pace(rounds=11, seconds=0.12, fewest=2, most=12, profile_runs=0, most_seconds=16.0)
 _LEAST_FINAL_SECONDS = 4.0
