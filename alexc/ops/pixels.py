@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from alexc.ops.base import Array, Op, Shape, ShapeFault, require_image
+from alexc.ops.base import Array, Op, Shape, require_image
 
 
 @final
@@ -26,9 +26,8 @@ class Pixels(Op):
     def output_shape(self, *inputs: Shape) -> Shape:
         channels, height, width = require_image(self.kind, inputs[0])
         if not len(self.mean) == len(self.std) == channels:
-            raise ShapeFault(
-                "shape/channels",
-                f"{channels} channels, {len(self.mean)} of mean and {len(self.std)} of std",
+            raise ValueError(
+                f"{channels} channels, {len(self.mean)} of mean and {len(self.std)} of std"
             )
         return channels, height, width
 
