@@ -69,8 +69,10 @@ def runs(_: str, work: Path, __: Path | None) -> Result:
                 outputs = session.run(batch)
             error = max(_rel_l2(outputs[n], expected[n]) for n in graph.outputs)
             found[name] = {"runs": bool(error < 1e-2), "rel_l2": error}
-        except alexc_runtime.RuntimeFaultError as error:
-            found[name] = {"runs": False, "fault": str(error).splitlines()[0]}
+        except Exception as error:  # noqa: BLE001  (the other engines are still to be asked)
+            known = isinstance(error, alexc_runtime.RuntimeFaultError)
+            why = str(error) if known else f"{type(error).__name__}: {error}"
+            found[name] = {"runs": False, "fault": why.splitlines()[0]}
     found["torch"] = _torch_runs()
     return found
 
