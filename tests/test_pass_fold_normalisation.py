@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexc.graph.graph import Graph
-from alexc.ops.base import Padding, ShapeFault
+from alexc.ops.base import Padding
 from alexc.ops.conv import Conv
 from alexc.ops.pixels import Pixels
 from alexc.ops.pointwise import Relu
@@ -94,7 +94,7 @@ def test_a_net_that_takes_no_pixels_stays_as_it_is() -> None:
 
 def test_a_mean_for_each_channel() -> None:
     graph = net(Conv(out_channels=6, kernel_size=(3, 2)))
-    with pytest.raises(ShapeFault, match="4 channels, 1 of mean and 1 of std"):
+    with pytest.raises(ValueError, match="4 channels, 1 of mean and 1 of std"):
         read_pixels(graph, Pixels(scale=1.0, mean=(0.0,), std=(1.0,)))
 
 
