@@ -21,6 +21,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from alexc.build import preprocess_of
 from alexc.calibrate.images import load_images
 from alexc.frontend import load_net
 from alexc.graph.graph import Graph
+from alexc.ops.pixels import Pixels
 from alexc.passes.fold_batch_norm import fold_batch_norm
+from alexc.passes.fold_normalisation import fold_normalisation
 from alexc.passes.inference import inference
 from alexc.passes.lrn_form import lrn_form
 from alexc.passes.pool_before_relu import pool_before_relu
+from alexc.passes.read_pixels import read_pixels
 from alexc.passes.weight_only import linear_layers, weight_only
 from alexc.plan import bench, ours
 from alexc.plan.bars import bars, bars_text
@@ -72,6 +76,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
 }
 FOLDED = "batch norm folded"  # has weights of its own, so that it is made apart
 WEIGHTS_ALONE = "weights of linear layers in int8"  # takes the weights; the one that is not fp32
+PIXELS, PIXELS_FOLDED = "pixels in, normalised", "pixels in, normalised by the weights of conv1"
 
 INTRODUCTION = """\
 # Performance
@@ -164,6 +169,10 @@ def ablation(name: str) -> dict[str, Any]:
         ]
         if name == "alexnet":
             contestants += _weights_alone(net, spec, scratch / "weights-alone")
+            contestants += _of_pixels(net, spec, scratch / "pixels")
+            # All are given what those that take pixels make of them.
+            preprocess = preprocess_of(load_net(spec))
+            net = replace(net, manifest=replace(net.manifest, preprocess=preprocess))
         if name == "alexnet-bn":
             contestants += _folded(net, spec, scratch / "folded")
         say(f"{name}: computing the reference")
@@ -200,6 +209,26 @@ def _weights_alone(net: Prepared, spec: Path, folder: Path) -> list[Contestant]:
     graph = weight_only(plain, net.weights, linear_layers(plain))
     write_bundle(load_net(spec), net.weights, folder, {MODEL: graph})
     return [_contestant(engine, folder, MODEL, WEIGHTS_ALONE, "int8-weights") for engine in ENGINES]
+
+
+def _of_pixels(net: Prepared, spec: Path, folder: Path) -> list[Contestant]:
+    """The contestants that take pixels, whose model normalises them."""
+    loaded = load_net(spec)
+    said = preprocess_of(loaded)
+    assert said is not None
+    taken = replace(said, dtype="uint8")
+    layer = Pixels(scale=said.scale, mean=said.mean, std=said.std)
+    graph = read_pixels(inference(net.graph), layer)
+    folder.mkdir()
+    contestants: list[Contestant] = []
+    for variant, (written, weights) in {
+        PIXELS: (graph, net.weights),
+        PIXELS_FOLDED: fold_normalisation(graph, net.weights),
+    }.items():
+        place = folder / str(len(contestants))
+        write_bundle(loaded, weights, place, {MODEL: written}, taken)
+        contestants += [_contestant(engine, place, MODEL, variant) for engine in ENGINES]
+    return contestants
 
 
 # ---- writing -------------------------------------------------------------------------------------

@@ -73,11 +73,13 @@ def write_bundle(
     weights: Mapping[str, NDArray[np.float32]],
     folder: Path,
     forms: Mapping[str, Graph],
+    preprocess: Preprocess | None = None,
 ) -> Manifest:
     """Write a bundle that nobody has verified.
 
     Each engine gets the form of model that it is fastest with, and OpenVINO one in bfloat16, too.
-    With `forms`, graphs in their inference form by the name of the model's file, these instead.
+    With `forms`, graphs in their inference form by the name of the model's file, these instead;
+    `preprocess` says what they take, if that is not what the net was trained on.
     """
     from alexc.lower.to_onnx import serialize, to_onnx
 
@@ -96,10 +98,12 @@ def write_bundle(
         extents = store.write(stage.folder / WEIGHTS, dict(weights))
         for name, graph in graphs.items():
             (stage.folder / name).write_bytes(serialize(to_onnx(graph, extents)))
-        return stage.commit(unverified(net, engines))
+        return stage.commit(unverified(net, engines, preprocess))
 
 
-def unverified(net: Net, engines: Sequence[EngineRecord]) -> Manifest:
+def unverified(
+    net: Net, engines: Sequence[EngineRecord], preprocess: Preprocess | None = None
+) -> Manifest:
     """The manifest of a bundle that is made to be measured, without its files."""
     return Manifest(
         alexc=__version__,
@@ -107,9 +111,14 @@ def unverified(net: Net, engines: Sequence[EngineRecord]) -> Manifest:
         inputs_digest="sha256:" + "0" * 64,
         spec_digest="sha256:" + "0" * 64,
         graph_digest=net.graph.digest(),
-        input=Input(INPUT, net.graph.input_shape, BatchRange(1, 1, 1024)),
+        input=Input(
+            INPUT,
+            net.graph.input_shape,
+            BatchRange(1, 1, 1024),
+            "float32" if preprocess is None else preprocess.dtype,
+        ),
         outputs=tuple(Output(name, net.graph.shapes[name]) for name in net.graph.outputs),
-        preprocess=None,
+        preprocess=preprocess,
         labels=None,
         spec=net.spec.to_json(),
         engines=tuple(engines),
