@@ -193,6 +193,16 @@ def test_why_each_lost_in_words() -> None:
     ]
 
 
+def test_what_is_slower_by_more_than_a_tie_gives_away_is_not_called_tied() -> None:
+    won, other = tried("onnxruntime", {1: 10.0}), tried("openvino", {})
+    # The interval of the ratio holds 1, and the median gives away 6 %.
+    other.final = {1: Times(tuple((ms,) for ms in (10.6,) * 7 + (9.0,) * 2))}
+    chosen = choose([other, won], parse_budget("exact"), (1,))
+    assert chosen == {1: won}
+    lost = verdict(other, [other, won], chosen, parse_budget("exact"))
+    assert lost == "1.06 × the time of onnxruntime fp32 at batch 1 (0.90–1.06)"
+
+
 def test_the_plan_keeps_every_candidate_and_the_files_of_the_usable() -> None:
     won, other = tried("openvino", {1: 2.0, 8: 9.0}), tried("onnxruntime", {1: 3.0, 8: 9.5})
     lost = tried("openvino", {1: 1.0}, "int8", Error(0.3, False))

@@ -181,7 +181,7 @@ def verdict(one: Tried, tried: Sequence[Tried], chosen: Mapping[int, Tried], bud
 
 def _lost(one: Tried, winner: Tried, tried: Sequence[Tried], batch: int) -> str:
     compared = compare(one.final[batch].medians, winner.final[batch].medians)
-    if compared.verdict != "slower":
+    if tied(one, winner, batch):
         first = tried.index(winner) < tried.index(one)
         more = (
             "stands first"
