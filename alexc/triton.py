@@ -143,17 +143,17 @@ def _models(bundle: Bundle) -> _Models:
         models.left_out.append(f"onnxruntime: {status}")
     else:
         models.found.append(_onnx_model(bundle, loaded))
-    for record in manifest.engines:
-        if record.engine == "tensorrt_rtx":
-            models.left_out.append(
-                "tensorrt_rtx: Triton's backend loads plans of TensorRT, not of TensorRT for RTX"
-            )
-        elif record.engine == "tensorrt":
-            reason = _unfit(record)
-            if reason is None:
-                models.found.append(_plan_model(manifest, record))
-            else:
-                models.left_out.append(f"tensorrt {record.precision}: {reason}")
+    plans = [record for record in manifest.engines if record.engine == "tensorrt"]
+    fit = [record for record in plans if _unfit(record) is None]
+    # A search leaves several, and what it chose stands first.
+    models.found += [_plan_model(manifest, record) for record in fit[:1]]
+    models.left_out += [
+        f"tensorrt {record.precision}: {_unfit(record)}" for record in plans if record not in fit
+    ]
+    if any(record.engine == "tensorrt_rtx" for record in manifest.engines):
+        models.left_out.append(
+            "tensorrt_rtx: Triton's backend loads plans of TensorRT, not of TensorRT for RTX"
+        )
     return models
 
 

@@ -226,6 +226,19 @@ def test_several_profiles_are_all_used(tmp_path: Path) -> None:
     assert group == {"count": 1, "kind": "KIND_GPU", "profile": ["0", "1"]}
 
 
+def test_of_several_plans_the_first_that_fits_is_served(tmp_path: Path) -> None:
+    first, others = tensorrt(), [replace(tensorrt(), precision="fp32"), replace(RTX, path=None)]
+    engines = (tensorrt(stripped=True), first, *others, RTX)
+    bundle_of(tmp_path / "bundle", *engines)
+    made = write_repository(open_bundle(tmp_path / "bundle"), tmp_path / "triton")
+    assert made.models == ("small_tensorrt",)
+    assert [reason.partition(":")[0] for reason in made.left_out] == [
+        "onnxruntime",
+        "tensorrt fp16",
+        "tensorrt_rtx",
+    ]
+
+
 def test_batches_of_one_are_not_gathered(tmp_path: Path) -> None:
     bundle_of(tmp_path / "bundle", ORT, input=replace(MANIFEST.input, batch=BatchRange(1, 1, 1)))
     write_repository(open_bundle(tmp_path / "bundle"), tmp_path / "triton")
