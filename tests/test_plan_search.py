@@ -26,7 +26,7 @@ from alexc.plan.variant import Variant
 from alexc.plan.workshop import Material, Workshop
 from alexc.train.score import labelled
 from alexc.weights.init import draw
-from alexc_runtime.manifest import BatchRange
+from alexc_runtime.manifest import MANIFEST, BatchRange, read, render
 from alexc_runtime.planned import this_machine
 from tests.command_line import Alexc, alexc
 
@@ -291,6 +291,17 @@ def test_a_build_that_searches(
     with alexc_runtime.open(tmp_path / "out", "onnxruntime") as session:
         np.testing.assert_allclose(session.run(images)["fc"], planned, rtol=1e-4, atol=1e-5)
     assert alexc(*place, *words).json["up_to_date"] is True
+    # A verification of the bundle says of which models of the plan it is none.
+    manifest = read(tmp_path / "out")
+    assert manifest.plan is not None
+    other = replace(manifest.plan.candidates[0], forms=("folded",), path="model-folded.onnx")
+    wider = replace(manifest.plan, candidates=(*manifest.plan.candidates, other))
+    (tmp_path / "out" / MANIFEST).write_bytes(render(replace(manifest, plan=wider)))
+    checked = alexc("verify", tmp_path / "out", "--backend", "onnxruntime", "--batch", 1, "--json")
+    assert checked.status == 0, checked.err
+    assert checked.json["notes"] == [
+        "verified when they were searched for, and not again here: model-folded.onnx"
+    ]
     # On another machine it is measured again.
     auto = build.Auto(parse_budget("exact"))
     here = build._inputs_of_search(auto)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +29,8 @@ class _Target:
     """What the command line names: a net, its weights by whole name, and its model.onnx.
 
     `written` is the graph that the model was written from, `plans` those that were built of it, and
-    `batches` the sizes of batch that it serves.
+    `batches` the sizes of batch that it serves. `searched` are the other files of a bundle that a
+    search for the fastest has verified, each a model of its own.
     """
 
     name: str
@@ -40,6 +41,7 @@ class _Target:
     preprocess: Preprocess | None
     batches: BatchRange
     plans: tuple[EngineRecord, ...] = ()
+    searched: tuple[str, ...] = ()
 
 
 def verify(
@@ -98,9 +100,9 @@ def verify(
 ) -> None:
     """Cross-check on this machine: every layer of every backend against the reference.
 
-    Outputs are those of the very bytes in the bundle, in every size of batch that it serves. Of a
-    spec it is what a build in fp32 would make. Exit status 1 if a backend diverges, or none could
-    run.
+    Outputs are those of the very bytes in the bundle, in every size of batch that it serves; of
+    models that only a search has made, the build alone speaks. Of a spec it is what a build in fp32
+    would make. Exit status 1 if a backend diverges, or none could run.
     """
     from alexc.build import digest_of
     from alexc.verify.backends import BACKENDS
@@ -151,6 +153,10 @@ def verify(
                     progress=progress,
                 )
         name = checked.name
+        if checked.searched:
+            files = ", ".join(checked.searched)
+            note = f"verified when they were searched for, and not again here: {files}"
+            report = replace(report, notes=(*report.notes, note))
     if html is not None:
         _write_page(report, html, name)
     if json:
@@ -194,16 +200,23 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
     graph = net_in(manifest, str(opened.folder)).graph
     own = store.read(opened.path(WEIGHTS), graph)
     written = graph_of(opened, graph, own)
-    # Others may be of other models: what a search chose has a folder of its own.
+    # What a search has found may be of a model in another form, or of a narrower one.
+    found = manifest.plan.candidates if manifest.plan is not None else ()
+    formed = {way.path for way in found if way.forms}
     precisions = {manifest.precision, *(["tf32"] if manifest.precision == "fp32" else [])}
     plans = tuple(
         record
         for record in manifest.engines
-        if record.engine in PLAN_ENGINES and record.precision in precisions
+        if record.engine in PLAN_ENGINES
+        and record.precision in precisions
+        and record.path not in formed
     )
+    verified = {MODEL, *(record.path for record in plans)}
+    ways = dict.fromkeys(way.path for way in found if way.path is not None)
+    searched = tuple(path for path in ways if path not in verified)
     model = opened.path(MODEL)
     batches, preprocess = manifest.input.batch, manifest.preprocess
-    return _Target(manifest.name, graph, own, model, written, preprocess, batches, plans)
+    return _Target(manifest.name, graph, own, model, written, preprocess, batches, plans, searched)
 
 
 def _photographs(files: list[Path], preprocess: Preprocess | None) -> NDArray[np.float32]:
