@@ -197,7 +197,7 @@ def test_an_engine_asked_for_serves_or_is_an_error(built: Path) -> None:
     )
     with pytest.raises(EngineUnavailableError, match="holds it in fp32, not in fp16"):
         alexc_runtime.open(built, engine="onnxruntime", precision="fp16")
-    with pytest.raises(EngineError, match="threads is 1 or more, not 0"):
+    with pytest.raises(EngineError, match="threads is 1 to 1024, not 0"):
         alexc_runtime.open(built, threads=0)
 
 

@@ -61,7 +61,9 @@ def bench(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, help="Threads; default: each engine's own."),
+        typer.Option(
+            "--threads", metavar="N", min=1, max=1024, help="Threads; default: each engine's own."
+        ),
     ] = None,
     clients: Annotated[
         str | None,

@@ -84,7 +84,11 @@ def build(
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, help="With --target auto, of every engine; else tried."
+            "--threads",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="With --target auto, of every engine; else tried.",
         ),
     ] = None,
     batch: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -43,15 +44,27 @@ class Fields:
     def integer(self, key: str) -> int:
         return cast(int, self._take(key, int))
 
+    def count(self, key: str) -> int:
+        """An integer from 1 on."""
+        count = self.integer(key)
+        if count < 1:
+            raise ValueError(f"{self.place(key)} is {count}")
+        return count
+
     def optional_integer(self, key: str) -> int | None:
         return cast("int | None", self._take(key, int, type(None)))
 
     def number(self, key: str) -> float:
-        return float(self._take(key, *_Number))
+        return self._finite(key, self._take(key, *_Number))
 
     def optional_number(self, key: str) -> float | None:
         value = self._take(key, *_Number, type(None))
-        return None if value is None else float(value)
+        return None if value is None else self._finite(key, value)
+
+    def _finite(self, key: str, value: float) -> float:
+        if not math.isfinite(value):  # which JSON has no word for, but Python reads
+            raise ValueError(f"{self.place(key)} is {value}")
+        return float(value)
 
     def truth(self, key: str) -> bool:
         return cast(bool, self._take(key, bool))
@@ -76,7 +89,7 @@ class Fields:
         return self._all(key, int)
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(map(float, self._all(key, *_Number)))
+        return tuple(self._finite(key, value) for value in self._all(key, *_Number))
 
     def text_map(self, key: str) -> dict[str, str]:
         fields = self.object(key)

@@ -30,6 +30,9 @@ from typing import Any
 
 from alexc_runtime.fields import Fields
 
+# More than any machine has. Engines make as many as they are told to, or die of the number.
+MOST_THREADS = 1024
+
 # The packages whose version can change which engine is the fastest.
 _PACKAGES = (
     "onnxruntime",
@@ -235,9 +238,16 @@ def _choice(fields: Fields) -> Choice:
         fields.text("engine"),
         fields.text("precision"),
         fields.text("path"),
-        fields.optional_integer("threads"),
+        _threads(fields),
     )
-    return Choice(fields.integer("min"), fields.optional_integer("max"), way)
+    return Choice(fields.count("min"), fields.optional_integer("max"), way)
+
+
+def _threads(fields: Fields) -> int | None:
+    threads = fields.optional_integer("threads")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"{fields.place('threads')} is {threads}")
+    return threads
 
 
 def _candidate(fields: Fields) -> Candidate:
@@ -245,7 +255,7 @@ def _candidate(fields: Fields) -> Candidate:
         engine=fields.text("engine"),
         precision=fields.text("precision"),
         forms=fields.texts("forms"),
-        threads=fields.optional_integer("threads"),
+        threads=_threads(fields),
         path=fields.optional_text("path"),
         times=fields.listing("times", _timed),
         rel_l2=fields.optional_number("rel_l2"),
@@ -260,7 +270,7 @@ def _candidate(fields: Fields) -> Candidate:
 
 def _timed(fields: Fields) -> Timed:
     return Timed(
-        fields.integer("batch"),
+        fields.count("batch"),
         fields.number("ms"),
         fields.number("low"),
         fields.number("high"),

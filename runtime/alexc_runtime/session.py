@@ -24,7 +24,7 @@ from alexc_runtime.engines.planned import PlannedEngine
 from alexc_runtime.engines.tensorrt import TensorRT, TensorRTForRTX
 from alexc_runtime.errors import BatchError, EngineError, EngineUnavailableError
 from alexc_runtime.manifest import MODEL, Bundle, EngineRecord, Manifest, open_bundle
-from alexc_runtime.planned import Plan, Way, this_machine
+from alexc_runtime.planned import MOST_THREADS, Plan, Way, this_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -267,8 +267,8 @@ def open(
     Raises BundleMissingError or BundleError if it is no whole bundle, EngineUnavailableError if
     the engine asked for can't serve here (or none can), EngineError if it fails to load.
     """
-    if threads is not None and threads < 1:
-        raise EngineError("engine/threads", f"threads is 1 or more, not {threads}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise EngineError("engine/threads", f"threads is 1 to {MOST_THREADS}, not {threads}")
     if engine is not None and engine not in ENGINES:
         raise EngineUnavailableError(
             "engine/unknown",
