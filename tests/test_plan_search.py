@@ -234,6 +234,12 @@ def test_an_agreement_takes_photographs(net: Net) -> None:
     few = Material(photographs=np.zeros((3, 3, 9, 8), np.float32))
     with pytest.raises(UsageError, match="3 photographs are too few"):
         check(net, Request(budget, material=few))
+    labels = Labelled(
+        lambda count: np.zeros((min(5, count), 3, 9, 8), np.float32), lambda _: (0, 0)
+    )
+    with pytest.raises(UsageError, match="5 photographs are too few"):
+        check(net, Request(budget, labelled=labels))
+    check(net, Request(parse_budget("1e-3"), labelled=labels))
     check(net, Request(parse_budget("1e-3")))
     image = replace(net, graph=net.graph.rebuilt(outputs=("relu1",)))
     enough = Material(photographs=np.zeros((16, 3, 9, 8), np.float32))

@@ -128,13 +128,15 @@ def check(net: Net, request: Request) -> None:
         return
     help = "--calibrate DIR, with photographs like those that the net will see, or --data URI"
     given = request.material.photographs
-    if given is None and request.labelled is None:
+    if request.labelled is not None:  # damaged ones don't count, so all are looked at
+        given = request.labelled.some(MOST_IMAGES)
+    if given is None:
         raise usage_fault(
             "plan/photographs",
             f"the budget {request.budget.text} is about photographs, and there are none",
             help=help,
         )
-    if request.labelled is None and given is not None and len(given) < FEWEST_PHOTOGRAPHS:
+    if len(given) < FEWEST_PHOTOGRAPHS:
         raise usage_fault(
             "plan/photographs",
             f"{len(given)} photographs are too few to measure an agreement on: "
