@@ -8,8 +8,8 @@
 # TESTS    what `make test` runs, e.g. TESTS=tests/test_lrn.py
 # WORKERS  test processes; default: one a core, at most four
 # BESIDE   bundles of alexnet in other precisions, for `make bench` to measure, too
-# PHOTOS   photographs, or folders of them, for `make bench` to calibrate numbers of eight bits on
-# PHOTOS   a folder of photographs, for `make bench-gpu` to take the ranges of int8 from
+# PHOTOS   photographs to take the ranges of eight bits from: files or folders for `make bench`,
+#          one folder for `make bench-gpu`
 
 VENV := .venv
 RUN := $(VENV)/bin/python
