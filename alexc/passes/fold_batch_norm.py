@@ -4,10 +4,10 @@ In inference mean and variance are constants, so that of a channel with weights 
 
     (w·x + b − mean) · s + β = (s·w)·x + (b − mean)·s + β,   s = γ / √(variance + eps)
 
-is one layer. This makes new weights, of which a bundle has one set only, that of training: ONNX
-Runtime and OpenVINO fold by themselves when they load a model, and bundles leave it to them
-(docs/performance.md has the times). It is for what reads weights itself: a layer that is quantized
-wants the range of the folded ones.
+is one layer. This makes new weights, and model.onnx has those of training alone: ONNX Runtime and
+OpenVINO fold by themselves when they load it (docs/performance.md has the times). It is for what
+reads weights itself, as a layer that is quantized wants the range of the folded ones; and a form
+that a plan tries (`engines.forms`), whose weights lie in a file of their own.
 """
 
 from __future__ import annotations
