@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from alexc.calibrate.narrow import QUANTIZED
 from alexc_runtime.manifest import MODEL
+from alexc_runtime.planned import way_label
 from alexc_runtime.session import ENGINES
 
 # What each engine computes in natively, fp32 first. An engine that is not named has fp32.
@@ -47,10 +48,7 @@ class Variant:
     @property
     def label(self) -> str:
         """`openvino bf16, banded, 2 threads`."""
-        words = [f"{self.engine} {self.precision}", *self.forms]
-        if self.threads is not None:
-            words.append("1 thread" if self.threads == 1 else f"{self.threads} threads")
-        return ", ".join(words)
+        return way_label(self.engine, self.precision, self.forms, self.threads)
 
 
 def narrower(

@@ -81,8 +81,7 @@ class Way:
     def __str__(self) -> str:
         if self.threads is None:
             return f"{self.engine} in {self.precision}"
-        count = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.engine} in {self.precision} with {count}"
+        return f"{self.engine} in {self.precision} with {_in_words(self.threads)}"
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """`openvino bf16, banded, 2 threads`."""
-        words = [f"{self.engine} {self.precision}", *self.forms]
-        if self.threads is not None:
-            words.append("1 thread" if self.threads == 1 else f"{self.threads} threads")
-        return ", ".join(words)
+        return way_label(self.engine, self.precision, self.forms, self.threads)
 
 
 @dataclass(frozen=True)
@@ -276,6 +272,16 @@ def _timed(fields: Fields) -> Timed:
         fields.number("high"),
         fields.truth("final"),
     )
+
+
+def way_label(engine: str, precision: str, forms: Sequence[str], threads: int | None) -> str:
+    """What a way is called where it stands beside others: `openvino bf16, banded, 2 threads`."""
+    bound = [] if threads is None else [_in_words(threads)]
+    return ", ".join([f"{engine} {precision}", *forms, *bound])
+
+
+def _in_words(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def this_machine() -> Place:
