@@ -216,6 +216,7 @@ def test_an_engine_that_is_not_here_gives_way_to_the_next_best(
     make(tmp_path / "nothing", plan=nothing)
     with alexc_runtime.open(tmp_path / "nothing") as opened:
         assert opened.engine == "onnxruntime"
+        assert opened.why.startswith("no way of the plan runs here (openvino in fp32: openvino: ")
         assert "the best engine at hand" in opened.why
 
 

@@ -332,8 +332,9 @@ def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
 
     try:
         engine = PlannedEngine(plan, load)
-    except EngineError:
-        return _open_on_best(bundle, None, threads)
+    except EngineError as error:
+        ways = "; ".join(error.notes)
+        return _open_on_best(bundle, None, threads, f"no way of the plan runs here ({ways}). ")
     reason = f"{plan.said}: planned, the fastest of {len(plan.candidates)} within {plan.budget}"
     if engine.passed_over:
         reason += f". {engine.first} serves; passed over: " + "; ".join(
@@ -350,7 +351,10 @@ def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
     return Session(bundle, engine, record, reason)
 
 
-def _open_on_best(bundle: Bundle, precision: str | None, threads: int | None) -> Session:
+def _open_on_best(
+    bundle: Bundle, precision: str | None, threads: int | None, before: str = ""
+) -> Session:
+    """The first of ENGINES that can run the bundle; `before` goes before the reason for it."""
     passed_over: dict[str, str] = {}
     for name, kind in ENGINES.items():
         record = _record(bundle.manifest, name, precision)
@@ -369,7 +373,7 @@ def _open_on_best(bundle: Bundle, precision: str | None, threads: int | None) ->
                 logging.getLogger("alexc_runtime").warning("%s", error)
                 passed_over[name] = error.message
             else:
-                return Session(bundle, loaded, record, _reason(record, passed_over))
+                return Session(bundle, loaded, record, before + _reason(record, passed_over))
     raise EngineUnavailableError(
         "engine/none",
         f"no engine can run {bundle.folder} on this machine",
