@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -296,6 +299,37 @@ def test_a_full_queue_makes_wait_or_says_so(held: Callable[..., Held]) -> None:
         one.go()
         assert patient.result(PATIENCE)["scores"][0, 0] == 5.0
     assert [first_scores(future) for future in waiting] == [[1.0, 2.0], [3.0]]
+
+
+def test_waiting_for_ever_is_no_error_and_never_the_workers_end(held: Callable[..., Held]) -> None:
+    one = held(max_batch=3, max_delay_ms=1e308)
+    one.busy()
+    together = [one.batcher.submit(numbered(1.0)), one.batcher.submit(numbered(2.0))]
+    one.go()
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(one.batcher.run, numbered(3.0), float("inf"))
+        assert patient.result(PATIENCE)["scores"][0, 0] == 3.0
+    assert [first_scores(future) for future in together] == [[1.0], [2.0]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_after_a_fork_a_request_is_refused_and_does_not_wait_for_ever(built: Path) -> None:
+    script = """
+        import os, sys, numpy, alexc_runtime
+        session = alexc_runtime.open(sys.argv[1], "onnxruntime", threads=1)
+        batcher = alexc_runtime.Batcher(session)
+        child = os.fork()
+        if child == 0:
+            try:
+                says = session.manifest.input
+                batcher.run(numpy.zeros((1, *says.shape), says.dtype))
+            except alexc_runtime.EngineError as error:
+                os._exit(7 if error.code == "batcher/process" else 1)
+            os._exit(2)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(built)]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == 7
 
 
 def test_a_request_that_is_cancelled_or_too_late_is_not_run(held: Callable[..., Held]) -> None:

@@ -110,6 +110,24 @@ def test_what_lies_elsewhere_is_refused_in_words(built: Path) -> None:
                 list(opened.run_many([batch]))
 
 
+@pytest.mark.parametrize("says", [None, (), 1, ("x", 0), RuntimeError("lost"), OSError()])
+def test_what_can_not_say_where_it_lies_is_refused(built: Path, says: object) -> None:
+    class Silent:
+        def __dlpack__(self, **_: Any) -> Any:
+            raise AssertionError("nobody knows where it lies")
+
+        def __dlpack_device__(self) -> Any:
+            if isinstance(says, Exception):
+                raise says
+            return says
+
+    with (
+        alexc_runtime.open(built, "onnxruntime", threads=1) as opened,
+        pytest.raises(BatchError, match=r"Silent, can't be read where it lies"),
+    ):
+        opened.run(Silent())
+
+
 # ---- capsules ------------------------------------------------------------------------------------
 
 

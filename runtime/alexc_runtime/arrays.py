@@ -35,11 +35,14 @@ class OnGpu:
 
     @property
     def images(self) -> int:
-        """How many images it holds, if it is a batch."""
-        shape = getattr(self.array, "shape", None)
-        if shape is None:
-            shape = self.array.__cuda_array_interface__["shape"]
-        return int(shape[0]) if len(shape) else 0
+        """How many images it holds, if it is a batch. Raises BatchError if it can't say."""
+        try:
+            shape = getattr(self.array, "shape", None)
+            if shape is None:
+                shape = self.array.__cuda_array_interface__["shape"]
+            return int(shape[0]) if len(shape) else 0
+        except Exception as error:
+            raise _not_lent(self.array, error) from error
 
 
 class Borrowed(NamedTuple):
@@ -66,7 +69,10 @@ def on_cpu(batch: object) -> NDArray[Any] | OnGpu:
     if isinstance(batch, np.ndarray):
         return batch
     if hasattr(batch, "__dlpack__") and hasattr(batch, "__dlpack_device__"):
-        kind = int(batch.__dlpack_device__()[0])
+        try:
+            kind = int(batch.__dlpack_device__()[0])
+        except Exception as error:
+            raise _not_lent(batch, error) from error
         if kind == dlpack.CUDA:
             return OnGpu(batch)
         if kind not in (dlpack.CPU, dlpack.CUDA_HOST):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _USUAL_BATCH = 16
+_LONGEST = 1e9  # seconds: a lock refuses to wait much longer than that
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Batcher:
             raise BatchError("batcher/max-waiting", f"max_waiting is 1 or more, not {max_waiting}")
         self._session = session
         self._max_batch = max_batch
-        self._max_delay = max_delay_ms / 1e3
+        self._max_delay = min(max_delay_ms / 1e3, _LONGEST)
         self._max_waiting = max_waiting
         self._waiting: deque[_Request] = deque()
         self._images_waiting = 0
@@ -117,7 +118,7 @@ class Batcher:
         BusyError if there is no room in time; EngineError if the batcher is closed.
         """
         images = self._session.checked(batch)
-        end = None if timeout is None else time.monotonic() + timeout
+        end = _end(timeout)
         with self._room:
             while self._is_full(len(images)) and not self._closing:
                 left = None if end is None else end - time.monotonic()
@@ -131,6 +132,12 @@ class Batcher:
                 self._room.wait(left)
             if self._closing:
                 raise EngineError("batcher/closed", "the batcher is closed")
+            if not self._worker.is_alive():
+                raise EngineError(
+                    "batcher/process",
+                    "the thread that runs the batches is not in this process",
+                    help="open the session and its batcher after the fork",
+                )
             request = _Request(images, Future(), time.monotonic())
             # The worker sleeps until there is one, and then until the batch is full: in between it
             # need not be woken.
@@ -153,7 +160,7 @@ class Batcher:
                 "run waits for the thread that it was called in",
                 help="in a callback of a future, use submit",
             )
-        end = None if timeout is None else time.monotonic() + timeout
+        end = _end(timeout)
         future = self.submit(batch, timeout)
         try:
             return future.result(None if end is None else max(0.0, end - time.monotonic()))
@@ -274,3 +281,8 @@ def _own(error: BaseException) -> Exception:
         own = EngineError("engine/run", f"the run failed: {type(error).__name__}: {error}")
     own.__cause__ = error
     return own
+
+
+def _end(timeout: float | None) -> float | None:
+    """When so many seconds are over, on the monotonic clock; None: never."""
+    return None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
