@@ -19,7 +19,7 @@ from alexc_runtime import BundleError, EngineError, EngineUnavailableError, sess
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.planned import PlannedEngine
-from alexc_runtime.manifest import MODEL, parse, read, render
+from alexc_runtime.manifest import MODEL, EngineRecord, parse, read, render
 from alexc_runtime.planned import Candidate, Choice, Place, Plan, Timed, Way, this_machine
 from tests.small_bundle import MANIFEST, expected, images, make
 
@@ -285,6 +285,18 @@ def test_a_plan_is_told_way_by_way(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # ---- measured ------------------------------------------------------------------------------------
+
+
+def test_of_several_models_a_benchmark_runs_the_one_that_serves(tmp_path: Path) -> None:
+    first = EngineRecord("onnxruntime", "fp32", "verified", "model-banded.onnx")
+    plain, narrow = replace(first, path="model.onnx"), replace(first, precision="u8s8")
+    manifest = replace(MANIFEST, engines=(first, narrow, plain))
+    found = ours.contestants(tmp_path, manifest)
+    assert [(each.engine, each.precision, each.settings["path"]) for each in found] == [
+        ("onnxruntime", "fp32", "model-banded.onnx"),
+        ("onnxruntime", "u8s8", "model-banded.onnx"),
+        ("openvino", "fp32", "model.onnx"),
+    ]
 
 
 def test_a_benchmark_runs_the_planned_session(tmp_path: Path) -> None:

@@ -25,11 +25,14 @@ from alexc_runtime.session import ENGINES, Session
 
 
 def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:
-    """A contestant for every record of the manifest, and for both engines that load a model.
+    """A contestant for what serves of every engine and precision in the manifest, and for both
+    engines that load a model.
 
-    A record without a file is one that the build could not make; why, it says itself.
+    Of the several models that a search leaves to an engine in one precision the first serves. A
+    record without a file is one that the build could not make; why, it says itself.
     """
-    records = list(manifest.engines)
+    serving = {(each.engine, each.precision): each for each in reversed(manifest.engines)}
+    records = [each for each in manifest.engines if each is serving[each.engine, each.precision]]
     precision = next((r.precision for r in records if r.path == MODEL), "fp32")
     for engine in ("onnxruntime", "openvino"):
         if engine not in {record.engine for record in records}:
