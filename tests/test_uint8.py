@@ -14,6 +14,7 @@ from PIL import Image
 import alexc_runtime
 from alexc.build import Options, Target, build, graph_of
 from alexc.bundle import net_in
+from alexc.cli.verify_foreign import meant
 from alexc.diagnostics import UsageError
 from alexc.frontend import load_net
 from alexc.lower.to_onnx import serialize, to_onnx
@@ -214,6 +215,15 @@ def test_a_benchmark_gives_each_what_it_takes(bundles: dict[str, Path]) -> None:
         outputs[takes] = runner.run(given)["fc"]
     largest = float(np.abs(outputs["float32"]).max())
     np.testing.assert_allclose(outputs["uint8"], outputs["float32"], rtol=0, atol=2**-18 * largest)
+
+
+def test_the_file_of_another_exporter_is_given_what_the_net_was_trained_on(
+    bundles: dict[str, Path],
+) -> None:
+    _, _, _, of_images = meant(bundles["float32"], None)
+    _, _, _, of_pixels = meant(bundles["uint8"], None)
+    assert of_images is not None
+    assert of_pixels == of_images
 
 
 def test_inputs_that_are_no_pixels_are_refused(bundles: dict[str, Path]) -> None:

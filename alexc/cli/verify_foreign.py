@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,10 @@ def meant(path: Path, weights: Path | None) -> Meant:
         opened = open_bundle(path)
     graph = net_in(opened.manifest, str(opened.folder)).graph
     own = store.read(opened.path(WEIGHTS), graph)
-    return opened.manifest.name, graph, own, opened.manifest.preprocess
+    preprocess = opened.manifest.preprocess
+    if preprocess is not None:  # another's file takes what the net was trained on, never pixels
+        preprocess = replace(preprocess, dtype="float32")
+    return opened.manifest.name, graph, own, preprocess
 
 
 def check_foreign(
