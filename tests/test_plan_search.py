@@ -180,6 +180,17 @@ def test_a_way_that_is_not_verified_is_not_chosen(
     assert not (tmp_path / "into" / "model-folded-bf16.onnx").exists()
 
 
+def test_an_engine_that_nobody_could_verify_takes_no_time(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, {PLAIN: {}})
+    unknown = Variant("onnxruntime_cuda")
+    kind = alexc_runtime.ENGINES[unknown.engine]
+    monkeypatch.setattr(kind, "obstacle", classmethod(lambda _: None))
+    said = verdicts(found(net, tmp_path, "exact"))
+    assert said[unknown.label] == "not run: the cross-check does not run it"
+
+
 def test_nothing_passes(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, {PLAIN: {"off": 2e-4}, OTHER: {"off": 5e-4}})
     with pytest.raises(AlexcError) as caught:

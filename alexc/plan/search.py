@@ -187,13 +187,19 @@ class _Course:
     # ---- stages ----------------------------------------------------------------------------------
 
     def forms(self) -> None:
-        """Every form in fp32, on every engine that is here."""
+        """Every form in fp32, on every engine that is here, and that can be verified."""
+        from alexc.verify.backends import BACKENDS
+
         plain = self._workshop.plain
         singles = [(), *((name,) for name in changing(plain, self._workshop.weights))]
         new = []
         for engine, kind in ENGINES.items():
             if (obstacle := kind.obstacle()) is not None:
                 self._tried.append(Tried(Variant(engine), fault=f"not run: {obstacle}"))
+                continue
+            if engine not in BACKENDS:
+                fault = "not run: the cross-check does not run it"
+                self._tried.append(Tried(Variant(engine), fault=fault))
                 continue
             new += [Tried(self._variant(engine, forms)) for forms in singles]
         self._tried += new
@@ -427,27 +433,23 @@ class _Course:
 
     def _cross_check(self, each: Tried) -> None:
         """Hold every layer of its model against the reference, on its engine."""
-        from alexc.verify.backends import BACKENDS
         from alexc.verify.crosscheck import verify
 
         variant = each.variant
-        if variant.engine not in BACKENDS:
-            each.rejection = f"the cross-check does not run {variant.engine}"
-        else:
-            self._progress(f"plan: verifying {replace(variant, threads=None).label}")
-            made = self._workshop.make(variant)
-            of_plan = ENGINES[variant.engine].needs_plan
-            report = verify(
-                made.form,
-                made.weights,
-                made.model,
-                written=made.written,
-                plans=[self._workshop.record(variant)] if of_plan else (),
-                inputs=None if made.samples is None else made.samples.images[:2],
-                samples=made.samples,
-                backends=(variant.engine,),
-            )
-            each.rejection = None if report.passed else _rejection(report)
+        self._progress(f"plan: verifying {replace(variant, threads=None).label}")
+        made = self._workshop.make(variant)
+        of_plan = ENGINES[variant.engine].needs_plan
+        report = verify(
+            made.form,
+            made.weights,
+            made.model,
+            written=made.written,
+            plans=[self._workshop.record(variant)] if of_plan else (),
+            inputs=None if made.samples is None else made.samples.images[:2],
+            samples=made.samples,
+            backends=(variant.engine,),
+        )
+        each.rejection = None if report.passed else _rejection(report)
         each.verified = each.rejection is None
 
 
