@@ -193,7 +193,9 @@ def build(
         text = json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n"
         (stage.folder / REPORT).write_text(text, encoding="utf-8")
         engines = [*plans, *_model_engines(options, report)]
-        models = [path for path in (MODEL, *FILES.values(), WEIGHTS) if path in records]
+        passed = {backend.backend for backend in report.backends if backend.passed}
+        forms = [file for engine, file in FILES.items() if f"{engine}_form" in passed]
+        models = [MODEL, *forms, WEIGHTS]
         plan = None
         if request is not None:
             found = search(net, weights, request, stage.folder, progress)

@@ -197,12 +197,23 @@ def test_the_model_passes_onnx_checker_and_is_small(built: Path) -> None:
     assert "LRN" in {node.op_type for node in onnx.load(model, load_external_data=False).graph.node}
 
 
+def test_the_certificate_does_not_speak_of_a_form_that_nobody_ran(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("alexc.verify.backends.OnnxRuntime.missing", lambda: "onnxruntime")
+    monkeypatch.setattr("alexc.build.PLAN_ENGINES", ())
+    made = build(load_net(spec), Options(tmp_path / "out"), progress=lambda _: None)
+    assert set(made.manifest.verification.digests) == {"model.onnx", "weights.safetensors"}
+
+
 def test_the_certificate_is_bound_to_the_files(built: Path) -> None:
     manifest = json.loads((built / "manifest.json").read_text())
     verification = manifest["verification"]
     assert verification["passed"] is True
     for name in ("model.onnx", "weights.safetensors"):
         assert verification["digests"][name] == manifest["files"][name]["sha256"]
+    assert "model-onnxruntime.onnx" in verification["digests"]
     report = json.loads((built / "verify.json").read_text())
     assert report["passed"] is True
     assert {b["backend"] for b in report["backends"] if b["passed"]} >= {"torch", "onnxruntime"}
