@@ -329,7 +329,7 @@ def _print_summary(folder: Path, result: Result) -> None:
         for candidate in plan.candidates:
             if candidate.verdict.startswith("chosen"):
                 times = ", ".join(f"{each.batch}: {each.ms:.3g}" for each in candidate.times)
-                print(f"  {candidate.engine:<16} {candidate.precision}, ms by batch {times}")
+                print(f"    {candidate.label}: ms by batch {times}")
     if (calibration := result.calibration) is not None:
         chosen = calibration.tried[calibration.method]
         print(

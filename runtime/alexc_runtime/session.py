@@ -378,7 +378,9 @@ def _open_on_best(
         "engine/none",
         f"no engine can run {bundle.folder} on this machine",
         notes=tuple(f"{name}: {reason}" for name, reason in passed_over.items()),
-        help="install onnxruntime, which runs every bundle on the CPU",
+        help="install onnxruntime or openvino, which need no GPU"
+        if precision is None
+        else f"leave precision={precision!r} out, or `alexc build --precision {precision}`",
     )
 
 
