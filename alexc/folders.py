@@ -211,9 +211,9 @@ def _disk_faults(out: Path, what: str) -> Iterator[None]:
     except OSError as error:
         word, reason = _REASONS.get(error.errno or 0, ("not-written", error.strerror or str(error)))
         where = f" ({error.filename})" if error.filename is not None else ""
-        help = "free some space, or give another place with --out"
+        elsewhere = f"give another place with {'--triton' if what == 'triton' else '--out'}"
         raise fault(
             f"{what}/{word}",
             f"{out} was not written: {reason}{where}; what was there before is unchanged",
-            help=help if word == "disk-full" else "give another place with --out",
+            help=f"free some space, or {elsewhere}" if word == "disk-full" else elsewhere,
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from alexc_runtime.manifest import (
     Manifest,
     Output,
     Verification,
+    read,
+    render,
 )
 from tests.command_line import Alexc, alexc
 from tests.test_build import SMALL
@@ -218,6 +221,22 @@ def test_a_damaged_bundle_is_an_error(alexc: Alexc, tmp_path: Path) -> None:
     assert "error[bundle/altered]" in ran.err
     assert "model.onnx" in ran.err
     assert ran.out == ""
+
+
+def test_files_that_no_build_writes_are_an_error(alexc: Alexc, tmp_path: Path) -> None:
+    """Their digests agree: whoever wrote them sealed the manifest anew."""
+    bundle = make(tmp_path, {"said": "layers, and there are none"})
+    for options in ([], ["--json"]):
+        ran = alexc("inspect", bundle, *options)
+        assert ran.status == 1
+        assert "error[bundle/content]" in ran.err
+    manifest = read(bundle)
+    unlisted = replace(manifest.engines[2], path="other.onnx")
+    manifest = replace(manifest, engines=(*manifest.engines[:2], unlisted))
+    (bundle / "manifest.json").write_bytes(render(manifest))
+    ran = alexc("inspect", bundle)
+    assert ran.status == 1
+    assert "error[bundle/unlisted]" in ran.err
 
 
 def test_a_folder_that_is_no_bundle_is_wrong_usage(alexc: Alexc, tmp_path: Path) -> None:

@@ -382,6 +382,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(AlexcError) as caught:
         write_repository(open_bundle(tmp_path / "bundle"), tmp_path / "triton")
     assert caught.value.diagnostics[0].code == "triton/disk-full"
+    assert "another place with --triton" in str(caught.value.diagnostics[0].help)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -147,7 +147,7 @@ def read(path: Path) -> Calibration:
         raise _unreadable(path, f"its version is {content.get('version')!r}, not {_VERSION}")
     try:
         return _parsed(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _unreadable(path, f"it is not as a build writes it ({error})") from None
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from alexc.bundle import net_in, runtime_faults
 from alexc.cli.terminal import bytes_in_words, console, print_json
+from alexc.diagnostics import fault
 from alexc.engines.record import BatchRange
 from alexc.ops.base import format_shape
 from alexc_runtime import open_bundle
@@ -45,6 +46,13 @@ class Opened:
         content: dict[str, Any] = json.loads(self.bundle.path(name).read_bytes())
         return content
 
+    def size(self, record: EngineRecord) -> int | None:
+        """The bytes of what the engine loads. Raises BundleError if the bundle has no such file."""
+        if record.path is None:
+            return None
+        self.bundle.path(record.path)
+        return self.manifest.files[record.path].bytes
+
 
 @dataclass(frozen=True)
 class Section:
@@ -64,7 +72,7 @@ def inspect_bundle(folder: Path, as_json: bool) -> None:
     with runtime_faults():
         bundle = open_bundle(folder)
     opened = Opened(bundle, net_in(bundle.manifest, str(folder)))
-    sections = [section for make in SECTIONS if (section := make(opened)) is not None]
+    sections = [section for make in SECTIONS if (section := _told(make, opened)) is not None]
     if as_json:
         print_json({"bundle": str(folder), **{each.key: each.content for each in sections}})
         return
@@ -75,6 +83,20 @@ def inspect_bundle(folder: Path, as_json: bool) -> None:
         out.print(f"[bold]{section.title}[/bold]")
         for part in section.shown:
             out.print(part)
+
+
+def _told(make: Callable[[Opened], Section | None], opened: Opened) -> Section | None:
+    """A section. What it reads is bound by digests, and yet may not be what a build writes."""
+    try:
+        with runtime_faults():
+            return make(opened)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise fault(
+            "bundle/content",
+            f"a file of the bundle {opened.bundle.folder} is not as a build writes it: "
+            f"{type(error).__name__}: {error}",
+            help="build it again with `alexc build`",
+        ) from error
 
 
 # ---- the sections --------------------------------------------------------------------------------
@@ -132,7 +154,7 @@ def _engines(opened: Opened) -> Section:
     table = _table("engine", "precision", "file", "status")
     table.columns[2].justify = "right"
     for record in records:
-        size = None if record.path is None else opened.manifest.files[record.path].bytes
+        size = opened.size(record)
         built = record.built
         notes = [record.status]
         if built is not None:
@@ -164,8 +186,7 @@ def _plan_notes(record: EngineRecord) -> list[str]:
 
 
 def _engine_json(opened: Opened, record: EngineRecord) -> dict[str, Any]:
-    size = None if record.path is None else opened.manifest.files[record.path].bytes
-    return {**record.to_json(), "bytes": size}
+    return {**record.to_json(), "bytes": opened.size(record)}
 
 
 def _plan(opened: Opened) -> Section | None:
