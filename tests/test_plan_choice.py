@@ -77,10 +77,26 @@ def test_the_nearest_and_what_would_take_it() -> None:
     assert nearest(parse_budget("exact"), []) is None
     for text in ("1e-3", "top1:99.5%", "1e-3,top1:99.5%", "exact"):
         budget = parse_budget(text)
-        wider = parse_budget(budget.taking(errors[1]))
+        suggested = budget.taking(errors[1])
+        assert suggested is not None
+        wider = parse_budget(suggested)
         assert budget.excess(errors[1]) is not None
         assert wider.excess(errors[1]) is None
     assert parse_budget("1e-3,top1:99.5%").taking(errors[1]) == "0.044,top1:98.5%"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("1e-3", Error(1.0, False)),
+        ("exact", Error(0.999, False)),
+        ("exact", Error(float("nan"), False)),
+        ("top1:99%", Error(1e-3, False, 0.0)),
+        ("1e-2,top1:99%", Error(1e-3, False, 0.00004)),
+    ],
+)
+def test_a_budget_that_could_not_be_given_is_not_suggested(text: str, error: Error) -> None:
+    assert parse_budget(text).taking(error) is None
 
 
 # ---- choosing ------------------------------------------------------------------------------------

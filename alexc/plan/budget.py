@@ -56,14 +56,20 @@ class Budget:
             )
         return None
 
-    def taking(self, error: Error) -> str:
-        """The least change of this budget that takes an error: what `--budget` would say."""
+    def taking(self, error: Error) -> str | None:
+        """The least change of this budget that takes an error: what `--budget` would say.
+
+        None if no budget does: an error of 1 or more, or no agreement at all.
+        """
         parts = []
         if self.exact or self.rel_l2 is not None:
-            allowed = max(_rounded_up(error.rel_l2), self.rel_l2 or 0.0)
-            parts.append(f"{allowed:g}")
+            if not (error.rel_l2 < 1 and (rounded := _rounded_up(error.rel_l2)) < 1):
+                return None
+            parts.append(f"{max(rounded, self.rel_l2 or 0.0):g}")
         if self.agreement is not None and error.agreement is not None:
             share = math.floor(min(error.agreement, self.agreement) * 1e4) / 1e2
+            if share == 0:
+                return None
             parts.append(f"top1:{share:g}%")
         return ",".join(parts)
 

@@ -100,7 +100,8 @@ def nothing_passes(tried: Sequence[Tried], budget: Budget) -> Diagnostic:
             help="install onnxruntime or openvino",
         )
     close = measured[index]
-    help = f"--budget {budget.taking(errors[index])} takes {close.variant.label}"
+    wider = budget.taking(errors[index])
+    help = f"--budget {wider} takes {close.variant.label}" if wider else None
     if budget.excess(errors[index]) is None:
         help = "what is within the budget was not verified: see above"
     return Diagnostic(
