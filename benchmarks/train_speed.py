@@ -15,7 +15,6 @@ The two sides take turns.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -46,6 +45,7 @@ from alexc.train.recipe import recipe_of
 from alexc.train.start import train
 from alexc.train.workers import joined
 from alexc.weights.init import draw
+from alexc_runtime.cores import affinity
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "alexnet-fashion-small.yaml"
 CPU = torch.device("cpu")
@@ -205,7 +205,7 @@ def main() -> int:
     if arguments.photos is not None:
         with tempfile.TemporaryDirectory() as name:
             shards = Path(name) / "shards"
-            options = PackOptions(images_per_shard=64, processes=len(os.sched_getaffinity(0)))
+            options = PackOptions(images_per_shard=64, processes=len(affinity()))
             pack(arguments.photos, shards, options, lambda *_: None)
             good &= compare(
                 "photos",

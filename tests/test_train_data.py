@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +22,9 @@ from alexc.train.data.colours import components
 from alexc.train.data.dataset import ArrayDataset, ImageForm, with_channels
 from alexc.train.data.order import epoch_order, share
 from alexc.train.data.uri import open_data
+from alexc.train.evaluate import Scores, together
+from alexc.train.score import labelled
+from alexc.train.workers import Workers
 from tests.train_nets import SMALL, run, small_net
 from tests.train_photos import colours_are_those_of_the_labels, make_photos, opened
 
@@ -315,6 +319,28 @@ def test_a_run_on_photos_that_are_not_held_goes_on_and_survives_damage(
     assert [start("parts", stop) == whole for stop in (2, 3, None)] == [False, False, True]
     epochs = [line for line in metrics.read(tmp_path / "whole") if line["kind"] == "epoch"]
     assert 1 <= sum(line["damaged"] for line in epochs) <= 2
+
+
+def test_a_run_that_learns_from_damaged_photos_only_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_photos(tmp_path / "set" / "val", 4)
+    for file in make_photos(tmp_path / "set" / "train", 6).rglob("*.*"):
+        file.write_bytes(b"no photo")
+    monkeypatch.setattr(photos, "_SHARE_OF_MEMORY", 0.0)
+    net, uri = small_net(tmp_path), f"folder:{tmp_path / 'set'}"
+    with pytest.raises(AlexcError, match="data/empty") as caught:
+        run(net, tmp_path / "run", "train.batch=8", data=uri, processes=0)
+    assert "could be read" in caught.value.diagnostics[0].message
+    with pytest.raises(AlexcError, match="data/empty"):
+        labelled(net, uri, "train").some(6)
+
+
+def test_workers_whose_test_images_are_all_damaged_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "total", lambda _, *values: [2 * value for value in values])
+    nothing = Scores(0, 0, 0, 0.0, np.zeros((3, 3), np.int64), damaged=4)
+    with pytest.raises(AlexcError, match="data/empty"):
+        together(nothing, Workers(0, 2, torch.device("cpu")))
 
 
 # ---- what holds for all --------------------------------------------------------------------------

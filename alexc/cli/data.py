@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 from alexc.cli.terminal import JsonOption, print_json
 from alexc.diagnostics import usage_fault
 from alexc.frontend import load_net
+from alexc_runtime.cores import affinity
 
 app = typer.Typer(
     help="Prepare data: PCA of its colours, shards of scaled photographs.", no_args_is_help=True
@@ -87,7 +87,7 @@ def pack(
 
     if out.resolve().is_relative_to(source.resolve()):
         raise usage_fault("pack/inside", f"{out} lies in {source}, and would be packed itself")
-    workers = processes or len(os.sched_getaffinity(0))
+    workers = processes or len(affinity())
     options = PackOptions(size, quality, images_per_shard, processes=workers)
     with _bar(enabled=not json) as progress:
         packed = make(source, out, options, progress)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alexc_runtime.cores import affinity
+
 # The packages whose version can change a time.
 _PACKAGES = (
     "numpy",
@@ -71,13 +73,6 @@ def describe() -> Machine:
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         versions=_versions(),
     )
-
-
-def affinity() -> tuple[int, ...]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def busy_seconds() -> float | None:

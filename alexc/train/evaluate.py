@@ -87,6 +87,8 @@ def together(own: Scores, workers: Workers) -> Scores:
         return own
     counts = workers.total(own.images, own.correct, own.in_top5, own.damaged)
     images, correct, in_top5, damaged = map(int, counts)
+    if not images:
+        raise fault("data/empty", "no image that the net is tested on could be read")
     (loss,) = workers.total(own.loss * own.images)
     confusion = np.array(workers.total(*own.confusion.reshape(-1).tolist())).astype(np.int64)
     confusion = confusion.reshape(own.confusion.shape)

@@ -8,7 +8,6 @@ the same kind of processor.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alexc.diagnostics import AlexcError, Diagnostic
+from alexc.diagnostics import AlexcError, Diagnostic, fault
 from alexc.spec.recipe import TrainSpec
 from alexc.train import board, checkpoint
 from alexc.train.augment import Draw, Pixels
@@ -32,6 +31,7 @@ from alexc.train.learner import Found, Learner
 from alexc.train.metrics import Metrics
 from alexc.train.report import Clock, Reporter
 from alexc.train.schedule import Plateau, factor
+from alexc_runtime.cores import affinity
 
 _STRETCH = 50  # steps between two lines of metrics
 _TALK = 10  # steps between two looks at what workers have to say to each other
@@ -175,7 +175,7 @@ class Loop:
         if self.learnt.data.in_memory:
             return 0
         if self.options.processes is None:
-            return len(os.sched_getaffinity(0))
+            return len(affinity())
         return self.options.processes
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
@@ -249,6 +249,8 @@ class Loop:
         images, loss, correct, damaged = self.workers.total(
             sums.images, sums.loss, sums.correct, sums.damaged
         )
+        if not images:
+            raise fault("data/empty", f"no image of {self.learnt.data.name} could be read")
         values = {
             "train_loss": loss / images,
             "train_top1": correct / images,

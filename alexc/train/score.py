@@ -89,6 +89,8 @@ def labelled(net: Net, uri: str, split: Split) -> Labelled:
     def some(count: int) -> NDArray[np.float32]:
         wanted = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).astype(np.int64))
         stored, labels = data.read(wanted)
+        if not (labels >= 0).any():
+            raise fault("data/empty", f"no image of {data.name} could be read")
         images = pixels.for_testing(torch.from_numpy(stored[labels >= 0]), 1)
         return np.ascontiguousarray(images.numpy(), np.float32)
 

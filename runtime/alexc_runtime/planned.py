@@ -19,7 +19,6 @@ bundle if it has a `path`. `verdict` says in words why it was chosen, or why it 
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alexc_runtime.cores import affinity
 from alexc_runtime.fields import Fields
 
 # More than any machine has. Engines make as many as they are told to, or die of the number.
@@ -292,11 +292,7 @@ def this_machine() -> Place:
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return Place(_cpu(), cores, versions)
+    return Place(_cpu(), len(affinity()), versions)
 
 
 def _cpu() -> str:

@@ -41,6 +41,7 @@ from alexc.ops import OPS
 from alexc.source import MAX_BYTES
 from alexc.spec.model import Header
 from alexc.spec.write import to_flow
+from alexc_runtime.cores import affinity
 
 MOST_SECONDS = 1.0
 MOST_MEGABYTES = 300
@@ -487,7 +488,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--only", type=int, help="try this one alone and show its file")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=len(affinity()))
     arguments = parser.parse_args()
     if arguments.only is not None:
         with workplace() as folder:

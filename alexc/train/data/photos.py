@@ -25,6 +25,7 @@ from alexc.train.data.dataset import (
     Labels,
 )
 from alexc.train.data.photo import UnreadablePhotoError
+from alexc_runtime.cores import affinity
 
 _SHARE_OF_MEMORY = 0.25  # of what is free, that decoded images may take
 _SHOWN = 5
@@ -38,7 +39,7 @@ class PhotoDataset(Dataset):
     ) -> None:
         super().__init__(name, labels, classes)
         self.form = form
-        self.threads = len(os.sched_getaffinity(0))
+        self.threads = len(affinity())
 
     @property
     def shape(self) -> tuple[int, int, int]:
