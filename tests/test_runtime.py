@@ -24,6 +24,7 @@ from alexc_runtime import (
 )
 from alexc_runtime.engines import cuda, tensorrt
 from alexc_runtime.engines.base import Engine, import_obstacle
+from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda
 from alexc_runtime.manifest import (
     MODEL,
     Bundle,
@@ -124,11 +125,17 @@ def test_the_best_engine_at_hand_is_chosen_and_says_why(built: Path) -> None:
         assert opened.batch_limits == (1, None)
         assert opened.why == (
             "onnxruntime: the best engine at hand; verified. Passed over: "
-            "tensorrt: the bundle holds no plan for it; "
-            "tensorrt_rtx, onnxruntime_cuda, onnxruntime_tensorrt: "
-            f"{tensorrt.TensorRTForRTX.obstacle()}"
+            f"tensorrt_rtx: {tensorrt.TensorRTForRTX.obstacle()}"
         )
         assert repr(opened) == "<alexc_runtime.Session small on onnxruntime in fp32>"
+
+
+def test_what_the_build_verified_comes_before_what_it_never_saw(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntimeCuda, "obstacle", lambda: None)
+    with alexc_runtime.open(built) as opened:
+        assert (opened.engine, opened.status) == ("onnxruntime", "verified")
 
 
 def test_a_batch_may_lie_in_memory_in_any_order(built: Path) -> None:

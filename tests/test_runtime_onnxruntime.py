@@ -221,9 +221,12 @@ def test_a_batch_on_the_gpu_is_read_where_it_lies_when_it_is_written(
     assert capsys.readouterr().out == ""
 
 
-def test_on_a_gpu_it_is_the_next_after_plans(built: Path, double: _Double) -> None:
+def test_it_serves_unasked_where_nothing_does_that_the_build_verified(
+    built: Path, double: _Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINES["onnxruntime"], "obstacle", lambda: "it is not there")
     with alexc_runtime.open(built) as opened:
-        assert opened.engine == "onnxruntime_cuda"
+        assert (opened.engine, opened.status) == ("onnxruntime_cuda", "not verified by the build")
     assert double.providers
 
 

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
     from alexc_runtime.engines.base import Array
 
-# In the order in which they are tried. ONNX Runtime comes before OpenVINO because every build
-# verifies it; OpenVINO serves where it is asked for, or alone. On a GPU the provider for CUDA comes
-# before that for TensorRT, which builds a plan for minutes before it first runs.
+# In the order in which they are tried, those that the build knows of before the others: what it
+# has never seen serves where it is asked for, or alone. ONNX Runtime comes before OpenVINO because
+# every build verifies it. On a GPU the provider for CUDA comes before that for TensorRT, which
+# builds a plan for minutes before it first runs.
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine
     for engine in (
@@ -312,7 +313,7 @@ def _obstacle(record: EngineRecord) -> str | None:
 
 def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | None:
     """Which other engine would run the bundle here; asked for, since nothing takes its place."""
-    for other in ENGINES:
+    for other in _order(manifest):
         record = _record(manifest, other, precision)
         if other != name and isinstance(record, EngineRecord) and _obstacle(record) is None:
             return f"{other} runs it on this machine: open(path, {other!r})"
@@ -356,7 +357,8 @@ def _open_on_best(
 ) -> Session:
     """The first of ENGINES that can run the bundle; `before` goes before the reason for it."""
     passed_over: dict[str, str] = {}
-    for name, kind in ENGINES.items():
+    for name in _order(bundle.manifest):
+        kind = ENGINES[name]
         record = _record(bundle.manifest, name, precision)
         if isinstance(record, str):
             passed_over[name] = record
@@ -382,6 +384,12 @@ def _open_on_best(
         if precision is None
         else f"leave precision={precision!r} out, or `alexc build --precision {precision}`",
     )
+
+
+def _order(manifest: Manifest) -> list[str]:
+    """The engines as they are tried: those that the build has a word on, then the others."""
+    known = {record.engine for record in manifest.engines}
+    return sorted(ENGINES, key=lambda name: name not in known)
 
 
 def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecord | str:
