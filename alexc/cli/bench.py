@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _LARGEST_BATCH, _MOST_CLIENTS = 4096, 256
 _NONE = "none"
 
+# A terminal of so many columns shows all of a row; a narrower one these.
+_WIDE = 135
+_NARROW = ("engine", "precision", "class", "median ms", "middle half", "images/s")
+
 
 def bench(
     target: Annotated[
@@ -185,12 +189,23 @@ def _numbers(option: str, what: str, text: str, example: str, largest: int) -> t
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    from alexc.plan.report import batches, comparison_lines, machine_text, overhead_lines
+    from alexc.plan.report import (
+        ROWS_HEAD,
+        batches,
+        comparison_lines,
+        machine_text,
+        overhead_lines,
+    )
 
     out = console()
     out.print(machine_text(result["machine"]).replace("**", ""), markup=False)
     for batch in batches(result):
-        out.print(_table(result, batch))
+        out.print(_table(result, batch, ROWS_HEAD if out.width >= _WIDE else _NARROW))
+    if out.width < _WIDE:
+        out.print("more columns on a wider terminal, and with --markdown or --json")
+    unmeasured = (row for row in result["rows"] if row["p50_ms"] is None)
+    for line in dict.fromkeys(f"{r['engine']} {r['precision']}: {r['status']}" for r in unmeasured):
+        out.print(line, markup=False)
     for line in (*comparison_lines(result), *overhead_lines(result["rows"])):
         out.print(line)
     if "serving" in result:
@@ -220,23 +235,25 @@ def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]
     return table
 
 
-def _table(result: Mapping[str, Any], batch: int) -> Table:
+def _table(result: Mapping[str, Any], batch: int, columns: Sequence[str]) -> Table:
+    """What was measured of a batch size, the fastest first; these of ROWS_HEAD."""
     from rich import box
     from rich.table import Table
 
-    from alexc.plan.report import row_cells
+    from alexc.plan.report import ROWS_HEAD, row_cells
 
     title = "one image" if batch == 1 else f"batches of {batch}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in ("engine", "precision", "class"):
-        table.add_column(name)
-    for name in ("error", "median ms", "middle half", "p99", "images/s", "of limit"):
-        table.add_column(name, justify="right")
-    for name in ("load s", "cold start s", "memory MB"):
-        table.add_column(name, justify="right")
-    rows = [row for row in result["rows"] if row["batch"] == batch]
-    for row in sorted(rows, key=lambda row: row["p50_ms"] or float("inf")):
-        name, *cells = row_cells(row)
+    padding = (0, 1, 0, 0)
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, title=title, title_justify="left"
+    )
+    for name in columns:
+        words = name in ("engine", "precision", "class")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    measured = [r for r in result["rows"] if r["batch"] == batch and r["p50_ms"] is not None]
+    for row in sorted(measured, key=lambda row: row["p50_ms"]):
+        cells = dict(zip(ROWS_HEAD, row_cells(row), strict=True))
         style = "bold" if row["family"] == "ours" else "default"
-        table.add_row(f"[{style}]{name.strip('*')}[/{style}]", *cells)
+        cells["engine"] = f"[{style}]{cells['engine'].strip('*')}[/{style}]"
+        table.add_row(*(cells[name] for name in columns))
     return table

@@ -246,6 +246,7 @@ def _write_page(report: Report, path: Path, name: str) -> None:
 def _print(report: Report) -> None:
     out = console()
     out.print(_table(report))
+    out.print("largest error of each layer, and its share of what is tolerated there")
     for result in report.backends:
         verdict = {True: "verified: ", False: "DIVERGES: ", None: ""}[result.passed]
         out.print(f"{result.backend:<16} {verdict}{result.status}")
@@ -267,12 +268,11 @@ def _table(report: Report) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")
     rows = [row for row in report.rows if row.check != "shapes" or not row.passed]
     backends = list(dict.fromkeys(row.backend for row in rows))
     for backend in backends:
-        table.add_column(f"{backend}: max error", justify="right")
-        table.add_column("of tolerance", justify="right")
+        table.add_column(backend, justify="right")
     worst: dict[tuple[str, str], Row] = {}
     for row in rows:
         key = (row.layer, row.backend)
@@ -285,14 +285,14 @@ def _table(report: Report) -> Table:
         for backend in backends:
             found = worst.get((layer, backend))
             if found is None:
-                cells += ["", ""]
+                cells.append("")
             elif found.max_abs is None:
-                cells += [f"[red]{found.message or 'nothing to compare'}[/red]", ""]
+                cells.append(f"[red]{found.message or 'nothing to compare'}[/red]")
             else:
                 style = "red" if not found.passed else "default"
                 share = _share(found)
                 shown = f"{share:.0%}" if share < 100 else f"{share:.1g} ×"
-                cells += [f"{found.max_abs:.1e}", f"[{style}]{shown}[/{style}]"]
+                cells.append(f"{found.max_abs:.1e} [{style}]{shown:>4}[/{style}]")
         table.add_row(layer, *cells)
     return table
 

@@ -66,28 +66,30 @@ def machine_text(machine: Json) -> str:
     return text
 
 
+ROWS_HEAD = (
+    "engine",
+    "precision",
+    "class",
+    "error",
+    "median ms",
+    "middle half",
+    "p99",
+    "images/s",
+    "of limit",
+    "load s",
+    "cold start s",
+    "memory MB",
+)
+
+
 def rows_table(rows: Sequence[Json]) -> str:
     """One line a row, the fastest first and what was not measured last."""
-    head = (
-        "engine",
-        "precision",
-        "class",
-        "error",
-        "median ms",
-        "middle half",
-        "p99",
-        "images/s",
-        "of limit",
-        "load s",
-        "cold start s",
-        "memory MB",
-    )
     ordered = sorted(rows, key=lambda row: row["p50_ms"] or float("inf"))
-    return table(head, [row_cells(row) for row in ordered], right=range(3, 12))
+    return table(ROWS_HEAD, [row_cells(row) for row in ordered], right=range(3, 12))
 
 
 def row_cells(row: Json) -> list[str]:
-    """The cells of a row, in the order of `rows_table`. One that was not measured says why."""
+    """The cells of a row, as ROWS_HEAD names them. One that was not measured says why."""
     name = row["engine"] if row["family"] == "peer" else f"**{row['engine']}**"
     if row["p50_ms"] is None:
         return [name, row["precision"], row["status"], *[""] * 9]
