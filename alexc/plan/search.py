@@ -56,6 +56,8 @@ _LEAST_FINAL_SECONDS = 4.0
 _RESERVED = 30.0  # of them, for the final race
 _STAY_PER_ENGINE, _FINALISTS = 2, 3
 _DISTINCT_IMAGES = 2
+# Of photographs without labels errors are measured on one in so many, and ranges on the others.
+_HELD_OUT_EVERY = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,22 @@ class Request:
     labelled: Labelled | None = None
     threads: int | None = None
     plan_cache: Path | None = None
+
+    def seen(self) -> NDArray[np.float32] | None:
+        """The photographs that errors are measured on: none of those that ranges come from."""
+        if self.labelled is not None:
+            return self.labelled.some(MOST_IMAGES)
+        if (given := self.material.photographs) is not None:
+            return given[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY][:MOST_IMAGES]
+        return None
+
+    def ranging(self) -> Material:
+        """What ranges are taken from."""
+        given = self.material.photographs
+        if given is None or self.labelled is not None:
+            return self.material
+        held_out = np.arange(len(given)) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+        return replace(self.material, photographs=given[~held_out])
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,7 @@ def _search(
         net,
         weights,
         scratch / "ways",
-        request.material,
+        request.ranging(),
         request.plans,
         request.plan_cache,
         progress,
@@ -127,9 +145,7 @@ def check(net: Net, request: Request) -> None:
     if request.budget.agreement is None:
         return
     help = "--calibrate DIR, with photographs like those that the net will see, or --data URI"
-    given = request.material.photographs
-    if request.labelled is not None:  # damaged ones don't count, so all are looked at
-        given = request.labelled.some(MOST_IMAGES)
+    given = request.seen()  # damaged ones don't count, so all are looked at
     if given is None:
         raise usage_fault(
             "plan/photographs",
@@ -137,10 +153,13 @@ def check(net: Net, request: Request) -> None:
             help=help,
         )
     if len(given) < FEWEST_PHOTOGRAPHS:
+        count, fewest = len(given), FEWEST_PHOTOGRAPHS
+        if request.labelled is None and request.material.photographs is not None:
+            count, fewest = len(request.material.photographs), fewest * _HELD_OUT_EVERY
+            help = f"one in {_HELD_OUT_EVERY} is held out of the ranges, and counts; {help}"
         raise usage_fault(
             "plan/photographs",
-            f"{len(given)} photographs are too few to measure an agreement on: "
-            f"{FEWEST_PHOTOGRAPHS} or more",
+            f"{count} photographs are too few to measure an agreement on: {fewest} or more",
             help=help,
         )
     first = net.graph.outputs[0]
@@ -462,10 +481,8 @@ def _rejection(report: Report) -> str:
 
 def _images(net: Net, request: Request) -> tuple[NDArray[np.float32], bool]:
     """The images that errors are measured on, and whether they are photographs."""
-    if request.labelled is not None:
-        return request.labelled.some(MOST_IMAGES), True
-    if (given := request.material.photographs) is not None:
-        return given[:MOST_IMAGES], True
+    if (given := request.seen()) is not None:
+        return given, True
     return standard_inputs(net.graph, _DISTINCT_IMAGES, 0), False
 
 
