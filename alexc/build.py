@@ -200,7 +200,9 @@ def build(
         if request is not None:
             found = search(net, weights, request, stage.folder, progress)
             # What was chosen comes first, and so is what serves where an engine is asked for.
-            engines = list(dict.fromkeys([*found.records, *engines]))
+            named = {(each.engine, each.path) for each in found.records}
+            others = (each for each in engines if (each.engine, each.path) not in named)
+            engines = [*found.records, *others]
             models, plan, records = [*models, *found.files], found.plan, stage.records()
         progress("bundle")
         certified = {path: records[path].sha256 for path in models}

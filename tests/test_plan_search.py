@@ -13,6 +13,7 @@ import alexc_runtime
 from alexc.calibrate import calibration as calibrations
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.engines.options import PlanOptions
+from alexc.engines.tensorrt.layers import layers_file
 from alexc.frontend import Net, load_net
 from alexc.passes.inference import inference
 from alexc.plan import search as searching
@@ -29,7 +30,7 @@ from alexc.plan.workshop import Material, Workshop
 from alexc.train.score import labelled
 from alexc.verify.reference import evaluate
 from alexc.weights.init import draw
-from alexc_runtime.manifest import MANIFEST, BatchRange, read, render
+from alexc_runtime.manifest import MANIFEST, BatchRange, EngineRecord, read, render
 from alexc_runtime.planned import this_machine
 from tests.command_line import Alexc, alexc
 
@@ -68,7 +69,7 @@ def net(tmp_path: Path) -> Net:
 def found(net: Net, folder: Path, budget: str, **changes: Any) -> Found:
     weights = draw(net.graph, net.spec.header.init, {}, 0)
     request = Request(parse_budget(budget), PLANS, **changes)
-    (folder / "into").mkdir()
+    (folder / "into").mkdir(exist_ok=True)
     return search(net, weights, request, folder / "into", lambda _: None)
 
 
@@ -241,6 +242,32 @@ def test_agreement_and_accuracy_on_images_with_labels(
     chosen = [each for each in result.plan.candidates if each.verdict.startswith("chosen")]
     assert (chosen[0].agreement, chosen[0].top1, chosen[0].top5) == (1.0, 0.75, 0.8)
     assert asked == [MOST_IMAGES]
+
+
+def test_the_plan_that_was_measured_is_the_one_that_is_shipped(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = Variant("tensorrt")
+    stand_in(monkeypatch, {PLAIN: {"ms": 6}, planned: {"ms": 1}})
+    monkeypatch.setattr(alexc_runtime.ENGINES["tensorrt"], "obstacle", classmethod(lambda _: None))
+
+    def built(self: Workshop, variant: Variant, made: Any) -> EngineRecord:
+        assert made.model.exists()
+        file = self.folder / variant.path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"measured")
+        return EngineRecord(variant.engine, variant.precision, "built", variant.path)
+
+    monkeypatch.setattr(Workshop, "_build", built)
+    shipped = tmp_path / "into" / planned.path
+    shipped.parent.mkdir(parents=True)
+    shipped.write_bytes(b"of the build")
+    layers = tmp_path / "into" / layers_file(planned.path)
+    layers.write_text("{}")
+    result = found(net, tmp_path, "exact")
+    assert result.plan.choices[0].way.path == planned.path
+    assert shipped.read_bytes() == b"measured"
+    assert not layers.exists()
 
 
 def test_errors_are_measured_on_photographs_that_no_ranges_come_from(

@@ -16,6 +16,7 @@ here, crashes, hangs or gives wrong numbers only loses.
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 import tempfile
 import time
@@ -41,6 +42,7 @@ from alexc.plan.prepare import standard_inputs, standard_of
 from alexc.plan.variant import Variant, combined, narrower
 from alexc.plan.workshop import Material, Workshop
 from alexc.verify.report import Report
+from alexc_runtime.manifest import ENGINES as PLANS
 from alexc_runtime.manifest import WEIGHTS, EngineRecord
 from alexc_runtime.planned import Plan, this_machine
 from alexc_runtime.session import ENGINES
@@ -105,15 +107,24 @@ def search(net: Net, weights: Weights, request: Request, into: Path, progress: P
     """Find the fastest way to run `net` for each range of batches.
 
     The files that the plan names are put into the folder `into`, but for weights.safetensors and
-    what is there already. `request` was found to be one that can be met (see `check`). Raises
-    AlexcError plan/nothing-passes if no way is verified and within the budget.
+    models that are there already. An engine's plan takes the place of one that is there: no two
+    builds give the same bytes, and these were measured. `request` was found to be one that can be
+    met (see `check`). Raises AlexcError plan/nothing-passes if no way is verified and within the
+    budget.
     """
+    from alexc.engines.tensorrt.layers import layers_file
+
     with tempfile.TemporaryDirectory(prefix="alexc-plan-") as name:
         found, made = _search(net, weights, request, Path(name), progress)
         for file in found.files:
-            if not (into / file).exists():
-                (into / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(made / file, into / file)
+            of_plan = file.startswith(f"{PLANS}/")
+            if (into / file).exists():
+                if not of_plan or filecmp.cmp(made / file, into / file, shallow=False):
+                    continue
+                # It tells the layers of the plan that goes.
+                (into / layers_file(file)).unlink(missing_ok=True)
+            (into / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(made / file, into / file)
     return found
 
 
