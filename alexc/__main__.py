@@ -7,12 +7,16 @@ while that is being imported.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
-    """Run the command line; 130 if it is interrupted, 1 if its output can't be written."""
+    """Run the command line; 130 if it is interrupted, 143 if it is told to end by SIGTERM, 1 if its
+    output can't be written."""
     try:
+        signal.signal(signal.SIGTERM, _stop)
         if sys.stdout is None or sys.stderr is None:  # closed by the caller: `alexc … >&-`
             sys.stdout, sys.stderr = (
                 stream or open(os.devnull, "w")  # noqa: PTH123, SIM115  (open to the end)
@@ -30,6 +34,11 @@ def main() -> None:
         # Files have their own diagnostics; what is left is the output.
         sys.stderr.write(f"alexc: the output can't be written: {error.strerror or error}\n")
         _leave(1)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """SIGTERM, by which Docker, SLURM and CI end what runs: clean up, as after Ctrl-C."""
+    sys.exit(128 + number)
 
 
 def _leave(status: int) -> None:

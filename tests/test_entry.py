@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,12 +28,33 @@ main()
 """
 
 
-def test_an_interrupt_during_the_imports_is_no_traceback() -> None:
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_during_the_imports_is_no_traceback(number: str, status: int) -> None:
+    program = INTERRUPTED.replace("SIGINT", number)
     ran = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert ran.returncode == 130
+    assert ran.returncode == status
     assert ran.stderr == ""
+
+
+def test_what_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    out = tmp_path / "out" / "net"
+    command = [sys.executable, "-m", "alexc", "build", str(SPEC), "--out", str(out)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+    ) as build:
+        assert build.stderr is not None
+        for line in build.stderr:
+            if line.startswith("verification: running"):  # its workers are there
+                build.terminate()
+                break
+        build.stderr.read()
+    assert build.returncode == 143
+    assert not out.parent.exists()
+    assert [file for file in scratch.iterdir() if file.name.startswith("alexc-")] == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

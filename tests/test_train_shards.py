@@ -82,6 +82,8 @@ def test_damaged_shards(tmp_path: Path) -> None:
         opened(f"wds:{out}", "train")
     with pytest.raises(UsageError, match="there are no shards"):
         opened(f"wds:{tmp_path}/none-*.tar", "train")
+    with pytest.raises(UsageError, match="names 1,000,000,000 shards"):
+        opened(f"wds:{tmp_path}/{{000..999999999}}.tar", "train")
     _shard(tmp_path / "odd.tar", {"1.cls": b"cat", "1.png": RED})
     with pytest.raises(AlexcError, match="holds b'cat' and should hold a number"):
         opened(f"wds:{tmp_path}/odd.tar", "train")

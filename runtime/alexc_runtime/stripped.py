@@ -78,7 +78,12 @@ def whole(plan: bytes, weights: Mapping[str, NDArray[Any]]) -> bytearray:
         total, places, rest = parse(plan)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EngineError("engine/load", f"the stripped plan is damaged: {error}") from None
-    made = bytearray(total)
+    try:
+        made = bytearray(total)
+    except MemoryError:
+        raise EngineError(
+            "engine/load", f"the whole plan has {total:,} bytes, more than there is memory for"
+        ) from None
     end = 0
     for place in places:
         made[end : place.offset] = rest[: place.offset - end]

@@ -37,18 +37,22 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Raise the KeyboardInterrupt of a Ctrl-C in the block after the block."""
+    """Let Ctrl-C and SIGTERM in the block mean after it what they meant before."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread alone
         return
     came: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if came:
-            raise KeyboardInterrupt
+            signal.raise_signal(came[0])
 
 
 def _clear_frames(error: BaseException) -> None:

@@ -28,6 +28,7 @@ from alexc.train.data.photo import SUFFIXES, from_bytes
 from alexc.train.data.photos import PhotoDataset, held
 
 CLASSES = "classes.json"
+_MOST_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 _HELD_OUT = 10
@@ -143,6 +144,12 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield pattern
         return
     first, last = found.groups()
+    if int(last) - int(first) >= _MOST_SHARDS:
+        raise usage_fault(
+            "data/shards",
+            f"{pattern} names {int(last) - int(first) + 1:,} shards, and a set has at most "
+            f"{_MOST_SHARDS:,}",
+        )
     for number in range(int(first), int(last) + 1):
         yield from _expanded(
             f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}"
