@@ -126,9 +126,9 @@ def test_weights_that_stay_in_the_cache_cost_no_reading() -> None:
 @pytest.mark.slow
 def test_the_rates_are_those_of_a_machine() -> None:
     with rates.Rates(1) as measured:
-        measured.turn()
-        measured.turn()
-        found = measured.medians()
+        measured.ready()
+        measured.turn(3)
+        found = measured.medians()[3]
     assert found.keys() >= {"read", "fp32", "bf16"}
     assert all(1e8 < rate < 1e14 for rate in found.values())
 
@@ -143,9 +143,10 @@ def test_a_rate_is_the_median_of_its_turns(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rates, "PROGRAM", ("-c", program))
     with rates.Rates(None) as measured:
         assert measured.medians() == {}
-        for _ in range(5):  # in the fourth it dies
-            measured.turn()
-        assert measured.medians() == {"read": 20.0}
+        measured.ready()  # 10.0, which does not count
+        for batch in (1, 1, 7, 7):
+            measured.turn(batch)  # in the fourth of all it dies
+        assert measured.medians() == {1: {"read": 25.0}}
 
 
 def test_what_a_machine_is() -> None:
@@ -213,7 +214,7 @@ def found() -> dict[str, Any]:
                 gone,
                 failed,
             ],
-            RATES,
+            dict.fromkeys((1, 4), RATES),
             machine.describe(),
         ),
     }

@@ -111,7 +111,7 @@ def measure(
     contestants = [*own, *peers]
     with Rates(options.threads) as rates:
         progress("measuring the machine")
-        rates.turn()  # it must have loaded before others are timed
+        rates.ready()  # before others are timed
         results = race(
             contestants, files, options.batches, expected, options.pace, progress, rates.turn
         )

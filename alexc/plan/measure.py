@@ -218,11 +218,11 @@ def race(
     standard: Standard,
     pace: Pace,
     progress: Progress,
-    between: Callable[[], None] | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> list[Result]:
     """Measure all contestants, and give one result for each, in their order.
 
-    `between` is called before each round, for what else is to be measured at the same time.
+    `between` is called before each round with the batch size, for what else is to be measured then.
     """
     results = [Result(contestant) for contestant in contestants]
     with ExitStack() as stack:
@@ -243,7 +243,7 @@ def race(
                 progress(f"batch {batch}: round {number + 1} of {pace.rounds}")
                 if between is not None:
                     time.sleep(_SETTLE_SECONDS)
-                    between()
+                    between(batch)
                 for result, process in _running(field):
                     taken[id(result)] += _turn(result, process, batch, pace)
             for result, _ in _running(field):

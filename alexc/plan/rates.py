@@ -5,9 +5,9 @@
 answers each line on its input with the rates as JSON: a turn. Within a turn the best of several
 attempts counts, by the fastest kernel at hand, since what is wanted is the most that the machine
 can do: which library has that kernel differs from one processor to another. Turns are taken between
-those of the engines, and the median of them is what engines are held to. Memory that other guests
-of the same host read as well is half as fast in one minute as in the next, and a limit that was
-measured in another minute than the engine says nothing of it.
+those of the engines, and the median of those beside a batch size is what engines are held to there.
+Memory that other guests of the same host read as well is half as fast in one minute as in the next,
+and a limit that was measured in another minute than the engine says nothing of it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Rates:
         words = [] if threads is None else [str(threads)]
         # numpy's products take their number of threads from here.
         bound = {} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)}
-        self._turns: list[dict[str, float]] = []
+        self._turns: dict[int, list[dict[str, float]]] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", *PROGRAM, *words],
             stdin=subprocess.PIPE,
@@ -53,18 +53,30 @@ class Rates:
             env=os.environ | bound,
         )
 
-    def turn(self) -> None:
-        """Measure once."""
+    def ready(self) -> None:
+        """Wait until all is loaded, by a turn that counts for nothing."""
+        self._ask()
+
+    def turn(self, batch: int) -> None:
+        """Measure once, beside engines that run batches of this size."""
+        if found := self._ask():
+            self._turns.setdefault(batch, []).append(found)
+
+    def _ask(self) -> dict[str, float]:
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(OSError, ValueError):  # it has died, or said no JSON
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-            self._turns.append(json.loads(self._process.stdout.readline()))
+            found: dict[str, float] = json.loads(self._process.stdout.readline())
+            return found
+        return {}
 
-    def medians(self) -> dict[str, float]:
-        """`read` in bytes a second, and by precision multiply–accumulates a second."""
-        names = self._turns[0] if self._turns else ()
-        return {name: statistics.median(turn[name] for turn in self._turns) for name in names}
+    def medians(self) -> dict[int, dict[str, float]]:
+        """By batch size: `read` in bytes, and by precision multiply–accumulates, a second."""
+        return {
+            batch: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+            for batch, turns in self._turns.items()
+        }
 
     def __enter__(self) -> Self:
         return self

@@ -49,13 +49,17 @@ def machine_text(machine: Json) -> str:
         if text
     )
     affinity = ", ".join(map(str, machine["affinity"]))
-    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine["gmacs_per_s"].items())
+    rates = "; ".join(
+        f"in those of batch {rated['batch']} memory is read at {rated['read_gb_per_s']:.1f} GB/s, "
+        "and matrices are multiplied in billions of multiply–accumulates a second: "
+        + ", ".join(f"{name} {rate:,.0f}" for name, rate in rated["gmacs_per_s"].items())
+        for rated in machine["rates"]
+    )
     text = (
         f"{machine['cpu']}, {machine['cores']} cores (affinity {affinity}), "
         f"{', '.join(machine['features']) or 'no vector extensions named'}; {sizes}. "
         f"Governor: {machine['governor']}. Threads: {machine['threads']}. {machine['system']}.\n\n"
-        f"Measured in the same run: memory is read at {machine['read_gb_per_s']:.1f} GB/s; matrix "
-        f"products in billions of multiply–accumulates a second: {rates or 'not measured'}.\n\n"
+        f"Measured between the rounds: {rates or 'nothing'}.\n\n"
         f"{versions}.\n"
     )
     if (others := machine.get("others_share")) is not None and others > _BUSY:

@@ -27,7 +27,7 @@ def result(
     graph: Graph,
     batches: Sequence[int],
     results: Sequence[Result],
-    rates: Mapping[str, float],
+    rates: Mapping[int, Mapping[str, float]],
     machine: Machine,
 ) -> dict[str, Any]:
     """The result of a benchmark, but for what only its course shows."""
@@ -35,7 +35,7 @@ def result(
     limits: list[dict[str, Any]] = []
     for batch in batches:
         for precision in ("fp32", "bf16", "int8"):
-            by_layer = layer_limits(graph, rates, precision, batch, cache)
+            by_layer = layer_limits(graph, rates.get(batch, {}), precision, batch, cache)
             if by_layer is not None:
                 total = net_limit(by_layer)
                 limits.append(
@@ -59,10 +59,16 @@ def result(
         "weight_bytes": 4 * sum(p.count for p in graph.parameters.values()),
         "machine": {
             **machine.to_json(),
-            "read_gb_per_s": rounded(rates.get("read", 0.0) / 1e9),
-            "gmacs_per_s": {
-                name: rounded(rate / 1e9) for name, rate in rates.items() if name != "read"
-            },
+            "rates": [
+                {
+                    "batch": batch,
+                    "read_gb_per_s": rounded(found["read"] / 1e9),
+                    "gmacs_per_s": {
+                        name: rounded(rate / 1e9) for name, rate in found.items() if name != "read"
+                    },
+                }
+                for batch, found in rates.items()
+            ],
         },
         "rows": rows,
         "limits": limits,
@@ -159,14 +165,15 @@ def comparison(one: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison:
 def _layers(
     graph: Graph,
     results: Sequence[Result],
-    rates: Mapping[str, float],
+    rates: Mapping[int, Mapping[str, float]],
     cache_bytes: int | None,
 ) -> list[dict[str, Any]]:
     """What each layer takes where the engine says so, beside the limit, the most to gain first."""
     found = []
     for result in results:
         for batch, nodes in result.nodes.items():
-            limits = layer_limits(graph, rates, result.contestant.precision, batch, cache_bytes)
+            precision, rated = result.contestant.precision, rates.get(batch, {})
+            limits = layer_limits(graph, rated, precision, batch, cache_bytes)
             taken: dict[str, float] = {}
             for node, spent in nodes.items():
                 layer = layer_of(node, graph)
