@@ -33,7 +33,17 @@ from alexc_runtime.errors import (
     PhotoMissingError,
     RuntimeFaultError,
 )
-from alexc_runtime.manifest import ENGINES, FORMAT, MANIFEST, MODEL, REPORT, WEIGHTS, Manifest
+from alexc_runtime.manifest import (
+    ENGINES,
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    REPORT,
+    WEIGHTS,
+    Bundle,
+    Manifest,
+    open_bundle,
+)
 from alexc_runtime.manifest import read as read_manifest
 from alexc_runtime.manifest import render as render_manifest
 
@@ -177,6 +187,16 @@ def net_in(manifest: Manifest, shown_as: str) -> Net:
             help="the bundle is from another version of alexc: build it again",
         )
     return net
+
+
+def read_bundle(folder: Path) -> tuple[Bundle, Net]:
+    """The bundle in `folder`, every byte of it checked, and the net that it keeps.
+
+    Raises UsageError if there is none, AlexcError if it is damaged or of another net.
+    """
+    with runtime_faults():
+        bundle = open_bundle(folder)
+    return bundle, net_in(bundle.manifest, str(folder))
 
 
 @contextmanager

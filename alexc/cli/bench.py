@@ -156,16 +156,11 @@ def bench(
 def _photographs(target: Path, paths: Sequence[Path]) -> NDArray[np.float32]:
     """The photographs as the net takes them. Raises AlexcError or UsageError."""
     from alexc.build import preprocess_of
-    from alexc.bundle import net_in, runtime_faults
+    from alexc.bundle import read_bundle
     from alexc.calibrate.images import load_images
     from alexc.frontend import load_net
-    from alexc_runtime.manifest import open_bundle
 
-    if target.is_dir():
-        with runtime_faults():
-            net = net_in(open_bundle(target).manifest, str(target))
-    else:
-        net = load_net(target)
+    net = read_bundle(target)[1] if target.is_dir() else load_net(target)
     if (preprocess := preprocess_of(net)) is None:
         raise fault(
             "calibrate/no-preprocess",

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from alexc.bundle import net_in, runtime_faults
+from alexc.bundle import read_bundle, runtime_faults
 from alexc.cli.terminal import bytes_in_words, console, print_json
 from alexc.diagnostics import fault
 from alexc.engines.record import BatchRange
 from alexc.ops.base import format_shape
-from alexc_runtime import open_bundle
 from alexc_runtime.manifest import REPORT, EngineRecord
 
 if TYPE_CHECKING:
@@ -69,10 +68,8 @@ def inspect_bundle(folder: Path, as_json: bool) -> None:
 
     Raises UsageError if there is none in the folder, AlexcError if it is damaged.
     """
-    with runtime_faults():
-        bundle = open_bundle(folder)
-    opened = Opened(bundle, net_in(bundle.manifest, str(folder)))
-    sections = [section for make in SECTIONS if (section := _told(make, opened)) is not None]
+    whole = Opened(*read_bundle(folder))
+    sections = [section for make in SECTIONS if (section := _told(make, whole)) is not None]
     if as_json:
         print_json({"bundle": str(folder), **{each.key: each.content for each in sections}})
         return

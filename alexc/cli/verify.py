@@ -176,12 +176,11 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         weights_for,
         write_model,
     )
-    from alexc.bundle import net_in, runtime_faults
+    from alexc.bundle import read_bundle
     from alexc.engines.record import DEFAULT_BATCH
     from alexc.frontend import load_net
     from alexc.passes.inference import inference
     from alexc.weights import store
-    from alexc_runtime import open_bundle
     from alexc_runtime.manifest import MODEL, WEIGHTS
 
     if path.is_file():
@@ -194,12 +193,10 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         return _Target(name, net.graph, drawn, model, written, preprocess, DEFAULT_BATCH)
     if weights is not None:
         raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
-    with runtime_faults():
-        opened = open_bundle(path)
-    manifest = opened.manifest
-    graph = net_in(manifest, str(opened.folder)).graph
-    own = store.read(opened.path(WEIGHTS), graph)
-    written = graph_of(opened, graph, own)
+    bundle, net = read_bundle(path)
+    manifest, graph = bundle.manifest, net.graph
+    own = store.read(bundle.path(WEIGHTS), graph)
+    written = graph_of(bundle, graph, own)
     # What a search has found may be of a model in another form, or of a narrower one.
     found = manifest.plan.candidates if manifest.plan is not None else ()
     formed = {way.path for way in found if way.forms}
@@ -214,7 +211,7 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
     verified = {MODEL, *(record.path for record in plans)}
     ways = dict.fromkeys(way.path for way in found if way.path is not None)
     searched = tuple(path for path in ways if path not in verified)
-    model = opened.path(MODEL)
+    model = bundle.path(MODEL)
     batches, preprocess = manifest.input.batch, manifest.preprocess
     return _Target(manifest.name, graph, own, model, written, preprocess, batches, plans, searched)
 

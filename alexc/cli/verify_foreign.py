@@ -29,10 +29,9 @@ def meant(path: Path, weights: Path | None) -> Meant:
     A spec has the weights of `weights`, or none; a bundle its own.
     """
     from alexc.build import preprocess_of
-    from alexc.bundle import net_in, runtime_faults
+    from alexc.bundle import read_bundle
     from alexc.frontend import load_net
     from alexc.weights import store
-    from alexc_runtime import open_bundle
     from alexc_runtime.manifest import WEIGHTS
 
     if path.is_file():
@@ -41,14 +40,12 @@ def meant(path: Path, weights: Path | None) -> Meant:
         return net.spec.name, net.graph, given, preprocess_of(net)
     if weights is not None:
         raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
-    with runtime_faults():
-        opened = open_bundle(path)
-    graph = net_in(opened.manifest, str(opened.folder)).graph
-    own = store.read(opened.path(WEIGHTS), graph)
-    preprocess = opened.manifest.preprocess
+    bundle, net = read_bundle(path)
+    own = store.read(bundle.path(WEIGHTS), net.graph)
+    preprocess = bundle.manifest.preprocess
     if preprocess is not None:  # another's file takes what the net was trained on, never pixels
         preprocess = replace(preprocess, dtype="float32")
-    return opened.manifest.name, graph, own, preprocess
+    return bundle.manifest.name, net.graph, own, preprocess
 
 
 def check_foreign(

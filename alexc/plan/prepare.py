@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexc import __version__
-from alexc.bundle import net_in, runtime_faults, staged, tool_versions
+from alexc.bundle import read_bundle, staged, tool_versions
 from alexc.engines.forms import FILES, fastest_form
 from alexc.frontend import Net, load_net
 from alexc.graph.graph import INPUT, Graph
@@ -31,7 +31,6 @@ from alexc_runtime.manifest import (
     Output,
     Preprocess,
     Verification,
-    open_bundle,
 )
 from alexc_runtime.preprocess import normalised
 
@@ -54,11 +53,9 @@ class Prepared:
 def prepared(target: Path, scratch: Path, seed: int, progress: Progress) -> Prepared:
     """The bundle at `target`, or one in `scratch` made of the spec there, not verified."""
     if target.is_dir():
-        with runtime_faults():
-            bundle = open_bundle(target)
-        graph = net_in(bundle.manifest, str(target)).graph
-        weights = store.read(bundle.path(WEIGHTS), graph)
-        return Prepared(graph, weights, target, bundle.manifest)
+        bundle, kept = read_bundle(target)
+        weights = store.read(bundle.path(WEIGHTS), kept.graph)
+        return Prepared(kept.graph, weights, target, bundle.manifest)
     net = load_net(target)
     progress("making the models")
     layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}

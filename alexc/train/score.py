@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexc.bundle import net_in, runtime_faults
+from alexc.bundle import read_bundle, runtime_faults
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import Graph
@@ -58,9 +58,7 @@ def score_bundle(
     import alexc_runtime
     from alexc_runtime.session import ENGINES
 
-    with runtime_faults():
-        bundle = alexc_runtime.open_bundle(folder)
-    net = net_in(bundle.manifest, str(folder))
+    bundle, net = read_bundle(folder)
     data, pixels = _data_of(net, uri, split, getattr(torch, bundle.manifest.input.dtype))
     names: list[str | None] = [engine]
     if engine == "all":
@@ -109,15 +107,12 @@ def opened(target: Path, uri: str, split: Split) -> tuple[Graph, Weights, Datase
 
     Raises UsageError if there is no run, bundle or set.
     """
-    import alexc_runtime
-
     if is_run(target):
         run = open_run(target)
         net, path = run.net, run.last().weights
     elif (target / MANIFEST).is_file():
-        with runtime_faults():
-            bundle = alexc_runtime.open_bundle(target)
-        net, path = net_in(bundle.manifest, str(target)), bundle.path(WEIGHTS)
+        bundle, net = read_bundle(target)
+        path = bundle.path(WEIGHTS)
     else:
         raise usage_fault("file/missing", f"{target} is neither a run nor a bundle")
     data, pixels = _data_of(net, uri, split)
