@@ -52,3 +52,9 @@ def gpu_machine(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[Machine]:
     if machine.gpu.left():  # an error may hold on to what failed
         gc.collect()
     assert machine.gpu.left() == {}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
+    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
+        yield machine

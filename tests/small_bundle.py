@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from alexc.bundle import staged
@@ -140,3 +141,11 @@ def make(out: Path, **changes: Any) -> Manifest:
     with staged(out) as stage:
         fill(stage.folder)
         return stage.commit(replace(MANIFEST, **changes))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that no test may change."""
+    out = tmp_path_factory.mktemp("built") / "small"
+    make(out)
+    return out

@@ -21,16 +21,11 @@ import alexc_runtime
 from alexc_runtime import Batcher, BatchError, BusyError, EngineError, Session, batching
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.manifest import open_bundle
-from tests.small_bundle import IMAGE, MANIFEST, Array, expected, images, make
+from tests.small_bundle import IMAGE, MANIFEST, Array, built, expected, images
+
+__all__ = ["built"]
 
 PATIENCE = 20.0  # seconds; nothing here takes one
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
 
 
 class Gate(Engine):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,10 @@ import pytest
 import alexc_runtime
 from alexc_runtime.manifest import MODEL, WEIGHTS
 from benchmarks import gpu, gpu_bundles, gpu_speed, gpu_table, gpu_tasks
-from tests.gpu_machine import Machine, gpu_machine
-from tests.small_bundle import make
+from tests.gpu_machine import Machine, machine
+from tests.small_bundle import built, make
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
-    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
-        yield machine
+__all__ = ["built", "machine"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have a GPU")

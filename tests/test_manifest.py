@@ -31,15 +31,9 @@ from alexc_runtime.manifest import (
     read,
     render,
 )
-from tests.small_bundle import MANIFEST, PLAN, make, weights
+from tests.small_bundle import MANIFEST, PLAN, built, make, weights
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
+__all__ = ["built"]
 
 
 @pytest.fixture

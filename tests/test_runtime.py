@@ -31,15 +31,9 @@ from alexc_runtime.manifest import (
     EngineRecord,
     Output,
 )
-from tests.small_bundle import IMAGE, MANIFEST, PLAN, Array, expected, fill, images, make
+from tests.small_bundle import IMAGE, MANIFEST, PLAN, Array, built, expected, fill, images, make
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
+__all__ = ["built"]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,10 @@ import alexc_runtime
 from alexc_runtime import BatchError, dlpack
 from alexc_runtime.arrays import DeviceArray
 from tests.cuda_double import LEGACY, Gpu, Status
-from tests.gpu_machine import Machine, gpu_machine
-from tests.small_bundle import IMAGE, Array, expected, images, make
+from tests.gpu_machine import Machine, machine
+from tests.small_bundle import IMAGE, Array, built, expected, images
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
-    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
-        yield machine
-
+__all__ = ["built", "machine"]
 
 # ---- on the CPU ----------------------------------------------------------------------------------
 

@@ -21,21 +21,15 @@ from alexc_runtime.engines.cuda import MODULE, Cuda
 from alexc_runtime.engines.tensorrt import TensorRT
 from tests import tensorrt_double
 from tests.cuda_double import Gpu
-from tests.small_bundle import IMAGE, Array, images, make
+from tests.small_bundle import IMAGE, Array, built, images
 from tests.tensorrt_double import Behaviour
+
+__all__ = ["built"]
 
 pytestmark = pytest.mark.gpu
 
 _SCORES, _IMAGE, _CONV = (4 * size for size in (5, 3 * 9 * 11, 5 * 7 * 9))  # bytes of an image
 _ONE = 0x01  # of each byte behind an image
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
 
 
 @pytest.fixture(autouse=True)

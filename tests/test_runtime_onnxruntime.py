@@ -23,16 +23,10 @@ from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda
 from alexc_runtime.manifest import MODEL, WEIGHTS, Bundle, EngineRecord
 from alexc_runtime.session import ENGINES
 from tests.gpu_machine import Machine, gpu_machine
-from tests.small_bundle import IMAGE, Array, expected, images, make
+from tests.small_bundle import IMAGE, Array, built, expected, images, make
 from tests.test_runtime_arrays import ByDlpack, ByInterface
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
+__all__ = ["built"]
 
 
 @pytest.fixture

@@ -30,12 +30,13 @@ from alexc_runtime.manifest import MODEL, Built, EngineRecord, Input
 from alexc_runtime.stripped import Place, strip
 from tests import cuda_double, tensorrt_double
 from tests.cuda_double import Gpu, Status
-from tests.gpu_machine import Machine, gpu_machine
+from tests.gpu_machine import Machine, machine
 from tests.small_bundle import (
     IMAGE,
     MANIFEST,
     PLAN,
     Array,
+    built,
     expected,
     fill,
     images,
@@ -44,19 +45,7 @@ from tests.small_bundle import (
 )
 from tests.tensorrt_double import Behaviour, DataType, EngineInvalidityDiagnostics
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    out = tmp_path_factory.mktemp("built") / "small"
-    make(out)
-    return out
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
-    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
-        yield machine
+__all__ = ["built", "machine"]
 
 
 def agree(outputs: dict[str, Any], batch: Array) -> None:
