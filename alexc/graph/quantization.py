@@ -12,10 +12,11 @@ That is ONNX's QuantizeLinear followed by DequantizeLinear.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 QuantizedFormat = Literal["int8", "uint8", "fp8"]
 
@@ -73,6 +74,8 @@ class Quantization:
 
 def step_for(limit: float, format: QuantizedFormat) -> float:
     """The step, a float32 number, at which `limit` is the largest number. For a limit of 0, 1."""
+    import numpy as np
+
     step = np.float32(limit / LARGEST[format])
     if limit == 0:
         return 1.0
@@ -90,6 +93,8 @@ def on_grid(
     `jitter`, between −½ and ½ of the distance between neighbours of the grid, moves what is
     rounded: drawn uniformly it makes the rounding stochastic.
     """
+    import numpy as np
+
     scaled = values / np.asarray(step, np.float64)
     if format in _INTEGERS:
         scaled += jitter
@@ -110,6 +115,8 @@ def distance_to_tie(
 
     Beyond the smallest and the largest there is no other way, and the distance is ∞.
     """
+    import numpy as np
+
     smallest, largest = _INTEGERS[format]
     scaled = values / step
     to_tie = np.abs(np.abs(scaled) % 1.0 - 0.5)

@@ -2,6 +2,9 @@
 
 A shape is that of one image, without the batch axis: `(channels, height, width)` or `(features,)`.
 The batch is symbolic everywhere; arrays carry it as their first axis.
+
+Only references compute with numpy, and they import it themselves: it takes longer to load than
+everything else that checking a spec needs.
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 Shape = tuple[int, ...]
-Array = NDArray[np.float64]
+Array: TypeAlias = "NDArray[np.float64]"
 
 # No backend takes a tensor with more elements than a signed 32-bit index can count. A typing error
 # such as `out_channels: 100000000` must end in a message, not in a lack of memory.

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
-import numpy as np
 from pydantic import Field
 
 from alexc.ops.base import (
@@ -106,6 +105,8 @@ class Conv(Op):
         return math.prod(self.output_shape(shape)) * math.prod(self._weight_shape(shape[0])[1:])
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (images,) = inputs
         windows = sliding_windows(images, self.axes(images.shape[1:]), fill=0.0)
         output = np.empty((len(images), *self.output_shape(images.shape[1:])))

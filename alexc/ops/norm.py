@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, final
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
@@ -84,6 +82,9 @@ class Lrn(Op):
         return require_image(self.kind, shape)
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+        from numpy.lib.stride_tricks import sliding_window_view
+
         (images,) = inputs
         squares = images * images
         spanned = (1,) if self.region == "across_channels" else (2, 3)
@@ -145,6 +146,8 @@ class BatchNorm(Op):
         return parameters
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (values,) = inputs
         per_channel = (-1, *[1] * (values.ndim - 2))
         p = {name: array.reshape(per_channel) for name, array in parameters.items()}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
-import numpy as np
-
 from alexc.ops.base import Array, Op, Shape, require_image
 
 
@@ -32,6 +30,8 @@ class Pixels(Op):
         return channels, height, width
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (values,) = inputs
         mean, std = (np.array(each).reshape(-1, 1, 1) for each in (self.mean, self.std))
         normalised: Array = (values * self.scale - mean) / std

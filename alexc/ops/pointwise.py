@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
-import numpy as np
 from pydantic import Field
 
 from alexc.ops.base import Array, Op, Shape
@@ -24,6 +23,8 @@ class Relu(_Pointwise):
     kind: ClassVar[str] = "relu"
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (values,) = inputs
         return np.maximum(values, 0.0)
 
@@ -35,6 +36,8 @@ class Tanh(_Pointwise):
     kind: ClassVar[str] = "tanh"
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (values,) = inputs
         return np.tanh(values)
 
@@ -46,6 +49,8 @@ class Sigmoid(_Pointwise):
     kind: ClassVar[str] = "sigmoid"
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (values,) = inputs
         # e^−|a| cannot overflow, and neither form loses digits where it is used.
         small = np.exp(-np.abs(values))
@@ -59,6 +64,8 @@ class Softmax(_Pointwise):
     kind: ClassVar[str] = "softmax"
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (values,) = inputs
         powers = np.exp(values - values.max(axis=1, keepdims=True))
         shares: Array = powers / powers.sum(axis=1, keepdims=True)

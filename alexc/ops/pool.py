@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
-import numpy as np
 from pydantic import Field
 
 from alexc.ops.base import (
@@ -81,6 +80,8 @@ class MaxPool(_WindowPool):
     kind: ClassVar[str] = "max_pool"
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (images,) = inputs
         windows = sliding_windows(images, self.axes(images.shape[1:]), fill=-np.inf)
         # Tap by tap: numpy is slow at many maxima of few numbers each.
@@ -115,6 +116,8 @@ class AvgPool(_WindowPool):
 
     def divisors(self, shape: Shape) -> Array:
         """The number of pixels that count in each window: (windows down, windows across)."""
+        import numpy as np
+
         counts = []
         for axis in self.axes(shape):
             first, last = axis.before, axis.before + axis.size
@@ -155,6 +158,8 @@ class AdaptiveAvgPool(Op):
         return rows, columns
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        import numpy as np
+
         (images,) = inputs
         rows, columns = self.bins(images.shape[1:])
         # A bin is a rectangle: its average is that, over its columns, of the averages of its rows.

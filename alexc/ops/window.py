@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-
 from alexc.ops.base import Array, Padding, Shape, ShapeFault, require_size
 
 
@@ -105,6 +102,9 @@ def sliding_windows(array: Array, axes: tuple[Axis, Axis], fill: float) -> Array
 
     A view (batch, channels, windows down, windows across, kernel rows, kernel columns).
     """
+    import numpy as np
+    from numpy.lib.stride_tricks import sliding_window_view
+
     rows, columns = axes
     sides = [(axis.before, axis.after + axis.overhang) for axis in axes]
     padded = np.pad(array, [(0, 0), (0, 0), *sides], constant_values=fill)
