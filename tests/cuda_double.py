@@ -8,7 +8,7 @@ AssertionError, and no status: a GPU would go on with wrong numbers, or die.
 """
 
 # The methods are called, and take what, the real functions do.
-# ruff: noqa: ARG002, N802
+# ruff: noqa: ARG002, N802, N803
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,11 +165,8 @@ class Gpu:
 
     def _called(self, name: str) -> Callable[..., tuple[Any, ...]]:
         function = getattr(self, name)
-        # Beside a status these give so many results, which are None where there is a fault.
-        results = {"cudaMemGetInfo": 2, "cudaMalloc": 1, "cudaMallocHost": 1, "cudaGetDevice": 1,
-                   "cudaStreamCreateWithFlags": 1, "cudaEventCreateWithFlags": 1,
-                   "cudaGetDeviceCount": 1, "cudaStreamEndCapture": 1, "cudaGraphInstantiate": 1,
-                   }.get(name, 0)  # fmt: skip
+        # Beside a status a function gives so many results, which are None where there is a fault.
+        results = len(get_args(get_type_hints(function)["return"])[1:])
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             with self._lock:
@@ -215,8 +212,8 @@ class Gpu:
     def cudaRuntimeGetVersion(self) -> tuple[Status, int]:
         return OK, self.runtime
 
-    def cudaDeviceGetAttribute(self, attribute: Any, device: int) -> tuple[Status, int]:
-        return OK, self.capability[int(attribute) - 75]
+    def cudaDeviceGetAttribute(self, attr: Any, device: int) -> tuple[Status, int]:
+        return OK, self.capability[int(attr) - 75]
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Status, Any]:
         return OK, SimpleNamespace(name=b"GPU of straw\0\0")
@@ -227,9 +224,9 @@ class Gpu:
     def cudaGetLastError(self) -> Status:
         return OK
 
-    def cudaGetErrorString(self, status: Any) -> tuple[Status, bytes]:
+    def cudaGetErrorString(self, error: Any) -> tuple[Status, bytes]:
         words = {2: b"out of memory", 700: b"an illegal memory access was encountered"}
-        return OK, words.get(int(status), b"something failed")
+        return OK, words.get(int(error), b"something failed")
 
     def cudaMalloc(self, size: int) -> tuple[Status, int | None]:
         if status := self._not_recording():
@@ -240,10 +237,10 @@ class Gpu:
         self.memory[address] = np.full(size, 0xEE, np.uint8)
         return OK, address
 
-    def cudaFree(self, address: int) -> Status:
+    def cudaFree(self, devPtr: int) -> Status:
         if status := self._not_recording():
             return status
-        del self.memory[address]
+        del self.memory[devPtr]
         return OK
 
     def cudaMallocHost(self, size: int) -> tuple[Status, int | None]:
@@ -253,10 +250,10 @@ class Gpu:
         self.pinned[ctypes.addressof(block)] = block
         return OK, ctypes.addressof(block)
 
-    def cudaFreeHost(self, address: int) -> Status:
+    def cudaFreeHost(self, ptr: int) -> Status:
         if status := self._not_recording():
             return status
-        del self.pinned[address]
+        del self.pinned[ptr]
         return OK
 
     def _host(self, address: int, size: int, pinned: bool) -> NDArray[np.uint8]:
@@ -267,25 +264,23 @@ class Gpu:
             ), "an asynchronous copy wants page-locked memory on the host"
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
-    def cudaMemcpyAsync(
-        self, target: int, source: int, size: int, kind: Any, stream: Any
-    ) -> Status:
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: Any, stream: Any) -> Status:
         def work() -> None:
             self.order.append(MemcpyKind(kind).name.removeprefix("cudaMemcpy"))
             if kind == MemcpyKind["cudaMemcpyHostToDevice"]:
-                self.bytes_at(target, size)[...] = self._host(source, size, pinned=True)
+                self.bytes_at(dst, count)[...] = self._host(src, count, pinned=True)
             elif kind == MemcpyKind["cudaMemcpyDeviceToHost"]:
-                self._host(target, size, pinned=True)[...] = self.bytes_at(source, size)
+                self._host(dst, count, pinned=True)[...] = self.bytes_at(src, count)
             else:
-                self.bytes_at(target, size)[...] = self.bytes_at(source, size)
+                self.bytes_at(dst, count)[...] = self.bytes_at(src, count)
 
         self.put(stream, work)
         return OK
 
-    def cudaMemcpy(self, target: int, source: int, size: int, kind: Any) -> Status:
+    def cudaMemcpy(self, dst: int, src: int, count: int, kind: Any) -> Status:
         assert kind == MemcpyKind["cudaMemcpyDeviceToHost"]
         self.drain(self.streams[LEGACY])
-        self._host(target, size, pinned=False)[...] = self.bytes_at(source, size)
+        self._host(dst, count, pinned=False)[...] = self.bytes_at(src, count)
         return OK
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Status, Handle]:
@@ -383,12 +378,12 @@ class Gpu:
         del self.graphs[int(graph)]
         return OK
 
-    def cudaGraphExecDestroy(self, graph: Any) -> Status:
-        del self.ready_graphs[int(graph)]
+    def cudaGraphExecDestroy(self, graphExec: Any) -> Status:
+        del self.ready_graphs[int(graphExec)]
         return OK
 
-    def cudaGraphLaunch(self, graph: Any, stream: Any) -> Status:
-        recorded = self.ready_graphs[int(graph)]
+    def cudaGraphLaunch(self, graphExec: Any, stream: Any) -> Status:
+        recorded = self.ready_graphs[int(graphExec)]
         for work in recorded:
             self.put(stream, work)
         return OK

@@ -21,6 +21,7 @@ from alexc_runtime.errors import EngineError
 MODULE = "cuda.bindings.runtime"
 
 _NO_MEMORY, _OLD_DRIVER, _NO_DEVICE = 2, 35, 100  # of CUDA's errors
+_OLDEST_CUDA = 12  # whose cuda-python has the module
 # After these the process can do nothing more on the GPU, whatever it calls.
 _FATAL = frozenset({700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
 
@@ -197,6 +198,8 @@ def error_words(api: Any, status: Any) -> str:
 
 # ---- whether there is a GPU ----------------------------------------------------------------------
 
+_NO_DRIVER = "there is no NVIDIA driver on this machine"
+
 
 def no_driver() -> str | None:
     """That there is no NVIDIA driver on this machine, in words; None if there is."""
@@ -204,7 +207,7 @@ def no_driver() -> str | None:
     try:
         ctypes.CDLL(name)
     except OSError:
-        return "there is no NVIDIA driver on this machine"
+        return _NO_DRIVER
     return None
 
 
@@ -213,21 +216,31 @@ def no_gpu() -> str | None:
     if obstacle := import_obstacle(MODULE, "cuda-python"):
         return obstacle
     api: Any = load(MODULE)
-    status, count = api.cudaGetDeviceCount()
+    try:
+        status, count = api.cudaGetDeviceCount()
+        _, driver = api.cudaDriverGetVersion()
+    except RuntimeError as error:
+        # cuda-python 12.6 gives no status where it finds no driver, or lacks a function of it.
+        return no_driver() or f"CUDA can't use the NVIDIA driver: {first_line(error)}"
     if int(status) == _NO_DEVICE or (not status and not count):
         return "there is no NVIDIA GPU on this machine, or CUDA_VISIBLE_DEVICES hides it"
     if int(status) == _OLD_DRIVER:
-        _, driver = api.cudaDriverGetVersion()
-        _, runtime = api.cudaRuntimeGetVersion()
-        major = driver // 1000
-        return (
-            f"the NVIDIA driver is too old: it offers CUDA {_version(driver)}, and the installed "
-            f"cuda-python is of CUDA {_version(runtime)}; update the driver, "
-            f"or pip install 'cuda-python=={major}.*'"
-        )
+        # What is not there at all is too old as well, of version 0.
+        return _too_old(driver, api.cudaRuntimeGetVersion()[1]) if driver else _NO_DRIVER
     if status:
         return f"CUDA can't use the NVIDIA driver: {error_words(api, status)}"
     return None
+
+
+def _too_old(driver: int, runtime: int) -> str:
+    reason = (
+        f"the NVIDIA driver is too old: it offers CUDA {_version(driver)}, and the installed "
+        f"cuda-python is of CUDA {_version(runtime)}; update the driver"
+    )
+    major = driver // 1000
+    if major < _OLDEST_CUDA:
+        return reason
+    return f"{reason}, or pip install 'cuda-python=={major}.*'"
 
 
 def capability() -> tuple[str, str]:
