@@ -228,7 +228,7 @@ def _refuse_unless_replaceable(target: Path, out: Path) -> None:
         raise usage_fault("bundle/not-a-bundle", f"{out} is a file", help=elsewhere) from None
     if not entries:
         return
-    if not _has_manifest(target):
+    if not is_bundle(target):
         raise usage_fault(
             "bundle/not-a-bundle", f"{out} exists and is not a bundle", help=elsewhere
         )
@@ -244,7 +244,8 @@ def _refuse_unless_replaceable(target: Path, out: Path) -> None:
         )
 
 
-def _has_manifest(folder: Path) -> bool:
+def is_bundle(folder: Path) -> bool:
+    """Whether the folder is a bundle of any version, damaged or not."""
     try:
         with (folder / MANIFEST).open("rb") as file:
             return file.read(len(_MANIFEST_START)) == _MANIFEST_START

@@ -19,12 +19,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alexc import __version__, folders
+from alexc.bundle import is_bundle
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError, fault, usage_fault
 from alexc.engines.model import load, weights_files
 from alexc_runtime.digests import FileRecord, differences, is_safe, sha256
@@ -79,16 +81,10 @@ def write_repository(bundle: Bundle, out: Path) -> Repository:
     """Make `out` the repository of this bundle, or find that it is.
 
     It appears whole or not at all, and takes the place of one that was written before. Raises
-    UsageError if anything else is there, or one that someone has changed since; AlexcError if the
-    bundle has nothing that Triton can load, or the disk is full.
+    UsageError if it can't lie there, as `refuse_place` does; AlexcError if the bundle has nothing
+    that Triton can load, or the disk is full.
     """
-    place, source = out.resolve(), bundle.folder.resolve()
-    if place == source or source in place.parents or place in source.parents:
-        raise usage_fault(
-            "triton/place",
-            f"{out} and the bundle {bundle.folder} can't lie in each other",
-            help="give the repository a folder of its own: --triton DIR",
-        )
+    refuse_place(bundle.folder, out)
     models = _models(bundle)
     if not models.found:
         raise AlexcError(
@@ -120,6 +116,24 @@ def write_repository(bundle: Bundle, out: Path) -> Repository:
         (stage.folder / MARKER).write_text(json.dumps(marker, ensure_ascii=False) + "\n", "utf-8")
         stage.commit()
     return Repository(names, left_out, written=True)
+
+
+def refuse_place(bundle: Path, out: Path) -> None:
+    """Raise UsageError if a repository of the bundle in the folder `bundle` can't lie at `out`.
+
+    That is inside of a bundle or around this one, and where anything else is, or a repository that
+    someone has changed. The bundle need not be there yet, so that a build can ask before it begins.
+    """
+    place, source = out.resolve(), bundle.resolve()
+    own = "give the repository a folder of its own: --triton DIR"
+    if place == source or source in place.parents or place in source.parents:
+        message = f"{out} and the bundle {bundle} can't lie in each other"
+        raise usage_fault("triton/place", message, help=own)
+    # A bundle holds what its build made, and the next build of it would refuse to go on.
+    if around := next(filter(is_bundle, place.parents), None):
+        raise usage_fault("triton/place", f"{out} lies in the bundle {around}", help=own)
+    with suppress(OSError):  # it can't be looked at, and so not written either, which tells why
+        _refuse_unless_replaceable(place, out)
 
 
 def _copy(bundle: Bundle, path: str, target: Path) -> None:

@@ -372,6 +372,17 @@ def test_bundle_and_repository_do_not_lie_in_each_other(tmp_path: Path, place: s
     open_bundle(tmp_path / "bundle")
 
 
+@pytest.mark.parametrize("place", ["other/triton", "other/engines/deeper/triton"])
+def test_a_repository_lies_in_no_bundle(tmp_path: Path, place: str) -> None:
+    make(tmp_path / "bundle")
+    make(tmp_path / "other", name="other")
+    with pytest.raises(UsageError, match=r"lies in the bundle .*/other") as caught:
+        write_repository(open_bundle(tmp_path / "bundle"), tmp_path / place)
+    assert caught.value.diagnostics[0].code == "triton/place"
+    open_bundle(tmp_path / "other")
+    assert not (tmp_path / place).exists()
+
+
 def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "bundle")
 
@@ -418,3 +429,15 @@ def test_a_build_writes_it_and_a_second_one_does_nothing(alexc: Alexc, tmp_path:
     assert f"{out} is up to date\n{triton} is up to date: tiny_onnx\n" in again.out
     marker = json.loads((triton / MARKER).read_text())
     assert marker["bundle"] == json.loads((out / "manifest.json").read_text())["inputs_digest"]
+
+
+def test_a_place_that_is_taken_is_refused_before_the_build(alexc: Alexc, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    _a_folder(tmp_path / "triton")
+    ran = alexc(
+        "build", tmp_path / "tiny.yaml", "--out", tmp_path / "bundle", "--triton",
+        tmp_path / "triton",
+    )  # fmt: skip
+    assert ran.status == 2
+    assert "triton/not-ours" in ran.err
+    assert not (tmp_path / "bundle").exists()

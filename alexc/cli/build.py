@@ -57,9 +57,10 @@ def build(
         typer.Option(
             "--target",
             metavar="ENGINE",
-            help="onnxruntime, openvino, tensorrt or tensorrt_rtx, the last also for some GPUs "
-            "only: tensorrt_rtx:8.9,12.0. May be repeated. Default: whatever is installed. `auto` "
-            "searches for what is the fastest on this machine within --budget.",
+            help="onnxruntime, openvino, onnxruntime_cuda, onnxruntime_tensorrt, tensorrt or "
+            "tensorrt_rtx, the last also for some GPUs only: tensorrt_rtx:8.9,12.0. May be "
+            "repeated. Default: whatever is installed. `auto` searches for what is the fastest on "
+            "this machine within --budget.",
         ),
     ] = None,
     budget: Annotated[
@@ -198,6 +199,10 @@ def build(
         from alexc.train.run import weights_in
 
         weights = weights_in(weights)
+    if triton is not None:  # before the minutes that a build may take
+        from alexc.triton import refuse_place
+
+        refuse_place(folder, triton)
     with steps(enabled=not json) as progress:
         options = Options(
             folder,
