@@ -14,7 +14,6 @@ import typer
 from alexc.cli.terminal import JsonOption, print_json
 from alexc.diagnostics import usage_fault
 from alexc.frontend import load_net
-from alexc_runtime.cores import affinity
 
 app = typer.Typer(
     help="Prepare data: PCA of its colours, shards of scaled photographs.", no_args_is_help=True
@@ -84,6 +83,7 @@ def pack(
     """
     from alexc.train.data.pack import PackOptions
     from alexc.train.data.pack import pack as make
+    from alexc_runtime.cores import affinity
 
     if out.resolve().is_relative_to(source.resolve()):
         raise usage_fault("pack/inside", f"{out} lies in {source}, and would be packed itself")

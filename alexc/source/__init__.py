@@ -15,7 +15,7 @@ number, `no` is a word), and alias bombs and deep nesting must end in an error.
 """
 
 from alexc.source.scalars import resolve
-from alexc.source.text import MAX_BYTES, parse, read, read_bytes
+from alexc.source.text import FORBIDDEN, MAX_BYTES, parse, read, read_bytes
 from alexc.source.tree import (
     MAX_DEPTH,
     MAX_VALUES,
@@ -31,6 +31,7 @@ from alexc.source.tree import (
 )
 
 __all__ = [
+    "FORBIDDEN",
     "MAX_BYTES",
     "MAX_DEPTH",
     "MAX_VALUES",

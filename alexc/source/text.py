@@ -11,11 +11,9 @@ from alexc.source.tree import Mapping
 
 MAX_BYTES = 500_000
 
-# What YAML 1.2 allows in a file (its section 5.1), but for the three characters that YAML 1.1 took
-# for line breaks: the parser still does.
-_FORBIDDEN = re.compile(
-    "[^\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
+# What YAML 1.2 does not allow in a file (its section 5.1), and the three characters that YAML 1.1
+# took for line breaks: the parser still does.
+FORBIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def read(path: Path, *, shown_as: str | None = None) -> Mapping:
@@ -62,7 +60,7 @@ def parse(data: bytes, shown_as: str) -> Mapping:
         raise AlexcError(Diagnostic("yaml/encoding", message, place, help=help)) from None
     text = _unify_lines(text)
     source = SourceText(shown_as, tuple(text.split("\n")))
-    if wrong := _FORBIDDEN.search(text):
+    if wrong := FORBIDDEN.search(text):
         code = ord(wrong.group())
         message = f"the character U+{code:04X} can't stand in YAML"
         help = f'take it away, or write it in a quoted text: "\\u{code:04x}"'

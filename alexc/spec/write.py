@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from alexc.source import resolve
+from alexc.source import FORBIDDEN, resolve
 
 _WIDTH = 100
 # Root keys whose values are tables: an entry a line, however short they are.
@@ -16,8 +16,6 @@ _TABLES = ("layers", "blocks", "expect", "allow")
 
 # Words that need no quotes wherever they stand: none of YAML's marks in them.
 _PLAIN = re.compile(r"[^\W_](?:[\w./+-]| (?=[\w(]))*\Z|\$\w+\Z")
-# JSON leaves these as they are; a YAML reader refuses the first and may break lines at the others.
-_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def to_yaml(spec: dict[str, Any]) -> str:
@@ -45,7 +43,7 @@ def _text(value: str) -> str:
     if _PLAIN.match(value) and resolve(value) == value:
         return value
     quoted = json.dumps(value, ensure_ascii=False)
-    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
+    return FORBIDDEN.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
 
 
 def _entry(start: str, value: Any, indent: int, *, spread: bool = False) -> Iterator[str]:
