@@ -164,6 +164,30 @@ def test_an_array_that_is_no_batch_is_refused(
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_closed_session_does_not_go_on(built: Path, engine: str) -> None:
+    opened = alexc_runtime.open(built, engine, threads=1)
+    results = opened.run_many([images(2)] * 3)
+    next(results)
+    loaded = opened._engine
+    assert loaded is not None
+    opened.close()
+    with pytest.raises(EngineError, match="the session is closed"):
+        next(results)
+    with pytest.raises(EngineError, match="the session is closed"):  # as in another thread
+        loaded.run(images(2))
+
+
+@pytest.mark.parametrize("images", [-1, 0, 10**15, 10**30])
+def test_a_size_that_nobody_can_run_is_not_warmed_up(built: Path, images: int) -> None:
+    with (
+        alexc_runtime.open(built, "onnxruntime", threads=1) as opened,
+        pytest.raises(BatchError, match=f"a batch of {images} images") as caught,
+    ):
+        opened.warm_up(images)
+    assert caught.value.code == "batch/size"
+
+
 def test_a_closed_session_does_not_run(built: Path) -> None:
     opened = alexc_runtime.open(built, threads=1)
     opened.close()

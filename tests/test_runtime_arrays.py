@@ -114,6 +114,24 @@ def test_what_can_not_say_where_it_lies_is_refused(built: Path, says: object) ->
         opened.run(Silent())
 
 
+@pytest.mark.parametrize(
+    "protocol", ["__dlpack__", "__dlpack_device__", "__cuda_array_interface__"]
+)
+def test_what_can_not_say_whether_it_is_lent_is_refused(built: Path, protocol: str) -> None:
+    """As a tensor of torch that takes part in a gradient, of its __cuda_array_interface__."""
+
+    def lost(_: object) -> Any:
+        raise RuntimeError("use tensor.detach()")
+
+    names = {"__dlpack__": None, "__dlpack_device__": None} if protocol != "__dlpack__" else {}
+    members = {} if protocol == "__cuda_array_interface__" else names
+    torn = type("Torn", (), members | {protocol: property(lost)})()
+    with alexc_runtime.open(built, "onnxruntime", threads=1) as opened:
+        for run in (opened.run, lambda batch: next(opened.run_many([batch]))):
+            with pytest.raises(BatchError, match=r"Torn, can't be read .*: use tensor\.detach"):
+                run(torn)
+
+
 # ---- capsules ------------------------------------------------------------------------------------
 
 

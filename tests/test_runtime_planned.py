@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from alexc_runtime import BundleError, EngineError, EngineUnavailableError, sess
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.planned import PlannedEngine
-from alexc_runtime.manifest import MODEL, EngineRecord, parse, read, render
+from alexc_runtime.manifest import MODEL, BatchRange, EngineRecord, parse, read, render
 from alexc_runtime.planned import Candidate, Choice, Place, Plan, Timed, Way, this_machine
 from tests.small_bundle import MANIFEST, expected, images, make
 
@@ -261,6 +262,75 @@ def test_what_fails_to_load_or_takes_no_such_batch_is_passed_over(
     assert set(engine.passed_over) == {str(SMALL), str(LARGE)}
     engine.close()
     assert [each.closed for each in made] == [True]
+
+
+def test_batches_in_a_row_go_to_their_engine_as_one_stream() -> None:
+    class Pipelined(Failing):
+        """One that takes a batch ahead, as an engine on the GPU does."""
+
+        streams: ClassVar[list[list[int]]] = []
+
+        def run_many(self, batches: Any) -> Any:
+            self.streams.append([])
+            waiting: deque[Any] = deque()
+            for batch in batches:
+                self.streams[-1].append(len(batch))
+                waiting.append({"scores": batch})
+                if len(waiting) == 2:
+                    yield waiting.popleft()
+            yield from waiting
+
+    engine = PlannedEngine(PLAN, lambda _: Pipelined((1, None)))
+    counts = [1, 2, 2, 4, 3, 1]
+    found = [
+        len(outputs["scores"])
+        for outputs in engine.run_many(np.zeros((count, 1), np.float32) for count in counts)
+    ]
+    assert found == counts
+    assert Pipelined.streams == [[1, 2, 2], [4, 3], [1]]
+
+
+def test_nothing_is_loaded_after_the_end(spied: Path) -> None:
+    opened = alexc_runtime.open(spied)
+    results = opened.run_many([images(2), images(4), images(2)])
+    next(results)
+    opened.close()
+    with pytest.raises(EngineError, match="the session is closed"):
+        next(results)
+    assert Spy.loaded == [1]
+    engine = PlannedEngine(PLAN, lambda _: Failing((1, None)))
+    engine.close()
+    with pytest.raises(EngineError, match="the session is closed"):
+        engine.run(np.zeros((4, 1), np.float32))
+
+
+def test_a_plan_opens_with_the_way_of_the_smallest_batch_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OfThree(Spy):
+        batch_limits = (3, None)
+
+    monkeypatch.setitem(session.ENGINES, "onnxruntime", OfThree)
+    Spy.loaded = []
+    plan = replace(
+        PLAN, choices=(Choice(1, None, LARGE),), candidates=(candidate(OTHER, (1.0, 1.0)),)
+    )
+    input = replace(MANIFEST.input, batch=BatchRange(3, 3, 4))
+    make(tmp_path / "bundle", plan=plan, input=input)
+    with alexc_runtime.open(tmp_path / "bundle") as opened:
+        assert opened.engine == "onnxruntime"
+        assert "passed over" not in opened.why
+
+
+def test_a_way_that_the_build_does_not_list_is_what_the_certificate_says(spied: Path) -> None:
+    records = (EngineRecord("openvino", "fp32", "not built", None),)
+    make(spied.parent / "unlisted", plan=PLAN, engines=records)
+    with alexc_runtime.open(spied.parent / "unlisted") as opened:
+        assert (opened.engine, opened.status) == ("onnxruntime", "not verified by the build")
+    listed = replace(MANIFEST.engines[0], status="verified on two images")
+    make(spied.parent / "listed", plan=PLAN, engines=(listed,))
+    with alexc_runtime.open(spied.parent / "listed") as opened:
+        assert opened.status == "verified on two images"
 
 
 # ---- inspected -----------------------------------------------------------------------------------

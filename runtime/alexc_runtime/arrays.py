@@ -68,9 +68,10 @@ def on_cpu(batch: object) -> NDArray[Any] | OnGpu:
     """The batch as a numpy array of the same memory, unless it lies on a GPU. Raises BatchError."""
     if isinstance(batch, np.ndarray):
         return batch
-    if hasattr(batch, "__dlpack__") and hasattr(batch, "__dlpack_device__"):
+    if _offers(batch, "__dlpack__") and _offers(batch, "__dlpack_device__"):
+        lender: Any = batch
         try:
-            kind = int(batch.__dlpack_device__()[0])
+            kind = int(lender.__dlpack_device__()[0])
         except Exception as error:
             raise _not_lent(batch, error) from error
         if kind == dlpack.CUDA:
@@ -82,10 +83,10 @@ def on_cpu(batch: object) -> NDArray[Any] | OnGpu:
                 help="copy it to the CPU first",
             )
         try:
-            return np.from_dlpack(batch)
+            return np.from_dlpack(lender)
         except Exception as error:
             raise _not_lent(batch, error) from error
-    if hasattr(batch, "__cuda_array_interface__"):
+    if _offers(batch, "__cuda_array_interface__"):
         return OnGpu(batch)
     raise BatchError(
         "batch/type",
@@ -93,6 +94,17 @@ def on_cpu(batch: object) -> NDArray[Any] | OnGpu:
         "and offers neither DLPack nor __cuda_array_interface__",
         help="numpy.asarray(batch, numpy.float32) may make an array of it",
     )
+
+
+def _offers(array: object, protocol: str) -> bool:
+    """Whether an array has an attribute. Raises BatchError if it can't say.
+
+    That of a tensor of torch that takes part in a gradient is there, and raises when it is read.
+    """
+    try:
+        return hasattr(array, protocol)
+    except Exception as error:
+        raise _not_lent(array, error) from error
 
 
 def borrowed(batch: OnGpu, stream: int) -> Borrowed:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from alexc_runtime.arrays import Borrowed, OnGpu, on_cpu
-from alexc_runtime.engines.base import Engine
+from alexc_runtime.engines.base import Engine, closed
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorRT
 from alexc_runtime.engines.openvino import OpenVino
@@ -46,6 +46,8 @@ ENGINES: dict[str, type[Engine]] = {
         OpenVino,
     )
 }
+
+_UNSEEN = "not verified by the build"
 
 
 class Session:
@@ -125,6 +127,7 @@ class Session:
 
         def checked() -> Iterator[Array]:
             for batch in batches:
+                _ = self._running  # also after the first
                 array = self.checked(batch)
                 sizes.append(len(array))
                 yield array
@@ -137,16 +140,22 @@ class Session:
         """Run zeros in batches of these sizes, by default the one that the build optimised for.
 
         The first run of a size takes longer than the others: an engine may compile kernels then,
-        and on the GPU it records how the size is run.
+        and on the GPU it records how the size is run. Raises what `run` raises.
         """
         says = self.manifest.input
         for images in batches or (says.batch.opt,):
-            self.run(np.zeros((images, *says.shape), says.dtype))
+            self._check_size(images)
+            try:
+                zeros = np.zeros((images, *says.shape), says.dtype)
+            except (MemoryError, ValueError) as error:
+                message = f"a batch of {images} images does not fit into memory: {error}"
+                raise BatchError("batch/size", message) from error
+            self.run(zeros)
 
     @property
     def _running(self) -> Engine:
         if self._engine is None:
-            raise EngineError("engine/closed", "the session is closed")
+            raise closed()
         return self._engine
 
     def _check_outputs(self, outputs: Mapping[str, NDArray[Any]], images: int) -> None:
@@ -225,7 +234,16 @@ class Session:
                 f"the batch is {batch.shape}, and {self.manifest.name} takes {wanted}",
                 help=_reshaped(batch.shape, says.shape),
             )
-        images = shape[0]
+        self._check_size(shape[0])
+        raise BatchError(
+            "batch/layout",
+            f"the batch on the GPU has gaps or another order of its axes than {wanted}",
+            help="of torch: batch.contiguous(); of CuPy: cupy.ascontiguousarray(batch)",
+        )
+
+    def _check_size(self, images: int) -> None:
+        """Whether the engine takes batches of so many images. Raises BatchError."""
+        smallest, largest = self._batch_limits
         if images < smallest or (largest is not None and images > largest):
             limits = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
             rebuild = "run it in parts, or build with another --batch MIN,OPT,MAX"
@@ -234,11 +252,6 @@ class Session:
                 f"a batch of {images} images; {self.engine} takes {limits}",
                 help=None if largest is None else rebuild,
             )
-        raise BatchError(
-            "batch/layout",
-            f"the batch on the GPU has gaps or another order of its axes than {wanted}",
-            help="of torch: batch.contiguous(); of CuPy: cupy.ascontiguousarray(batch)",
-        )
 
 
 def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
@@ -323,16 +336,14 @@ def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | No
 def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
     def load(way: Way) -> Engine:
         kind = ENGINES.get(way.engine)
-        record = bundle.manifest.record(way.engine, way.path) or EngineRecord(
-            way.engine, way.precision, "verified", way.path
-        )
+        record = _record_of(bundle.manifest, way)
         obstacle = "this alexc_runtime does not know it" if kind is None else _obstacle(record)
         if kind is None or obstacle is not None:
             raise EngineUnavailableError("engine/unavailable", f"{way.engine}: {obstacle}")
         return kind(bundle, record, way.threads if threads is None else threads)
 
     try:
-        engine = PlannedEngine(plan, load)
+        engine = PlannedEngine(plan, load, bundle.manifest.input.batch.min)
     except EngineError as error:
         ways = "; ".join(error.notes)
         return _open_on_best(bundle, None, threads, f"no way of the plan runs here ({ways}). ")
@@ -346,10 +357,15 @@ def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
             f". This is another machine than was planned for ({'; '.join(departures)}): "
             "`alexc build` measures anew on it"
         )
-    record = EngineRecord(
-        engine.first.engine, engine.first.precision, "verified", engine.first.path
-    )
-    return Session(bundle, engine, record, reason)
+    return Session(bundle, engine, _record_of(bundle.manifest, engine.first), reason)
+
+
+def _record_of(manifest: Manifest, way: Way) -> EngineRecord:
+    """What the build says of a way of its plan; where it lists none, what the certificate says."""
+    if (record := manifest.record(way.engine, way.path)) is not None:
+        return record
+    certified = way.path in manifest.verification.digests
+    return EngineRecord(way.engine, way.precision, "verified" if certified else _UNSEEN, way.path)
 
 
 def _open_on_best(
@@ -400,7 +416,7 @@ def _record(manifest: Manifest, name: str, precision: str | None) -> EngineRecor
     records = [record for record in manifest.engines if record.engine == name]
     usable = [record for record in records if record.path is not None]
     if not ENGINES[name].needs_plan and not records:
-        usable = [EngineRecord(name, manifest.precision, "not verified by the build", MODEL)]
+        usable = [EngineRecord(name, manifest.precision, _UNSEEN, MODEL)]
     matching = [record for record in usable if precision in (None, record.precision)]
     if matching:
         return matching[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from alexc_runtime.errors import BatchError
+from alexc_runtime.errors import BatchError, EngineError
 from alexc_runtime.manifest import Bundle, EngineRecord
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of memory and devices. Closing twice does nothing."""
+
+
+def closed() -> EngineError:
+    """The error of using what was closed."""
+    return EngineError("engine/closed", "the session is closed")
 
 
 def import_obstacle(module: str, package: str) -> str | None:

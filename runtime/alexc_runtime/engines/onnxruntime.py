@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alexc_runtime.engines.base import Engine, first_line, import_obstacle, load
+from alexc_runtime.engines.base import Engine, closed, first_line, import_obstacle, load
 from alexc_runtime.errors import EngineError
 from alexc_runtime.manifest import Bundle, EngineRecord
 
@@ -47,14 +47,19 @@ class OnnxRuntime(Engine):
         self._input = bundle.manifest.input.name
         self._outputs = [output.name for output in bundle.manifest.outputs]
 
+    @classmethod
+    def computing(cls, precision: str) -> list[Provider]:  # noqa: ARG003
+        """Who computes a model of this precision, the best first, and with what rounding."""
+        return ["CPUExecutionProvider"]
+
     def _providers(
         self,
         bundle: Bundle,  # noqa: ARG002
-        record: EngineRecord,  # noqa: ARG002
+        record: EngineRecord,
         options: Any,  # noqa: ARG002
     ) -> list[Provider]:
-        """Who is to compute, the best first; `options` are the session's, and may be changed."""
-        return ["CPUExecutionProvider"]
+        """As `computing`, for this bundle; `options` are the session's, and may be changed."""
+        return self.computing(record.precision)
 
     def run(self, batch: Array) -> dict[str, Array]:
         try:
@@ -64,6 +69,8 @@ class OnnxRuntime(Engine):
         return dict(zip(self._outputs, values, strict=True))
 
     def _failure(self, error: Exception) -> EngineError:
+        if self._session is None:  # meanwhile
+            return closed()
         return EngineError("engine/run", f"{self.name} failed: {first_line(error)}")
 
     def close(self) -> None:

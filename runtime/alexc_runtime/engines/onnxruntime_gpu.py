@@ -82,20 +82,19 @@ class OnnxRuntimeCuda(OnnxRuntime):
         self._held = ExitStack()
         self._streams: tuple[Cuda, Any, Any] | None = None
 
-    def _providers(
-        self,
-        bundle: Bundle,  # noqa: ARG002
-        record: EngineRecord,
-        options: Any,
-    ) -> list[Provider]:
+    @classmethod
+    def computing(cls, precision: str) -> list[Provider]:
+        # TF32 is its default, and not what a build calls fp32.
+        tf32 = "1" if precision == "tf32" else "0"
+        return [("CUDAExecutionProvider", {"device_id": str(_DEVICE), "use_tf32": tf32})]
+
+    def _providers(self, bundle: Bundle, record: EngineRecord, options: Any) -> list[Provider]:
         if hasattr(self._library, "preload_dlls"):
             # CUDA and cuDNN from NVIDIA's wheels, where there are any; it prints what it lacks.
             with redirect_stdout(StringIO()):
                 self._library.preload_dlls()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # TF32 is its default, and not what a build calls fp32.
-        tf32 = "1" if record.precision == "tf32" else "0"
-        return [("CUDAExecutionProvider", {"device_id": str(_DEVICE), "use_tf32": tf32})]
+        return super()._providers(bundle, record, options)
 
     def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
         """As `run`, by binding the memory of input and outputs; the outputs are there then."""
@@ -170,15 +169,22 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
         # By importing it, TensorRT's libraries get to where ONNX Runtime finds them.
         return super().obstacle() or import_obstacle("tensorrt", "tensorrt")
 
+    @classmethod
+    def computing(cls, precision: str) -> list[Provider]:
+        settings = {"device_id": str(_DEVICE)}
+        if precision in ("fp16", "bf16", "int8"):
+            settings[f"trt_{precision}_enable"] = "1"
+        return [(cls.provider, settings), *super().computing(precision)]
+
     def _providers(self, bundle: Bundle, record: EngineRecord, options: Any) -> list[Provider]:
+        own, *others = super()._providers(bundle, record, options)
+        assert isinstance(own, tuple)
+        settings = own[1]
         input = bundle.manifest.input
         self.batch_limits = (input.batch.min, input.batch.max)
-        settings = {"device_id": str(_DEVICE)}
         for which in ("min", "opt", "max"):
             shape = (getattr(input.batch, which), *input.shape)
             settings[f"trt_profile_{which}_shapes"] = f"{input.name}:{'x'.join(map(str, shape))}"
-        if record.precision in ("fp16", "bf16", "int8"):
-            settings[f"trt_{record.precision}_enable"] = "1"
         if (folder := user_cache.user_cache()) is not None:
             # It names the files by the model and the GPU, and not by the weights; and it makes the
             # last folder of the path alone.
@@ -186,8 +192,7 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
             if user_cache.make(place):
                 settings["trt_engine_cache_enable"] = "1"
                 settings["trt_engine_cache_path"] = str(place)
-        providers = super()._providers(bundle, record, options)
-        return [(self.provider, settings), *providers]
+        return [own, *others]
 
 
 class _Value(Holder):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from alexc_runtime.engines.base import Engine, first_line, import_obstacle, load
+from alexc_runtime.engines.base import Engine, closed, first_line, import_obstacle, load
 from alexc_runtime.errors import EngineError
 from alexc_runtime.manifest import Bundle, EngineRecord
 
@@ -54,6 +54,8 @@ class OpenVino(Engine):
 
     def run(self, batch: Array) -> dict[str, Array]:
         with self._one_at_a_time:
+            if self._request is None:
+                raise closed()
             try:
                 self._request.infer({self._input: batch}, share_inputs=True)
                 # Copies, since the request's own buffers are overwritten by the next run.
@@ -64,4 +66,5 @@ class OpenVino(Engine):
                 raise EngineError("engine/run", f"openvino failed: {first_line(error)}") from error
 
     def close(self) -> None:
-        self._request = self._model = None
+        with self._one_at_a_time:
+            self._request = self._model = None

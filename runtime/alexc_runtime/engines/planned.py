@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from alexc_runtime.engines.base import Engine
+from alexc_runtime.engines.base import Engine, closed
 from alexc_runtime.errors import EngineError, EngineUnavailableError
 from alexc_runtime.planned import Plan, Way
 
@@ -28,18 +29,20 @@ class PlannedEngine(Engine):
     """The engines of a plan, each loaded when a batch of its range comes first.
 
     One that can't be loaded, or takes no batch of that size, is passed over for the next best of
-    the plan. Threads may share it. `first` is the way that the smallest batches are run.
+    the plan. Threads may share it. `first` is the way that the smallest batches are run, those of
+    `smallest` images.
     """
 
-    def __init__(self, plan: Plan, load: Loader) -> None:
+    def __init__(self, plan: Plan, load: Loader, smallest: int = 1) -> None:
         self._plan = plan
         self._load = load
         self._loading = threading.Lock()
+        self._open = True
         self._engines: dict[Way, Engine] = {}
         self._failed: dict[Way, str] = {}
         # By batch, once it is known: ranking the ways takes as long as a small net.
         self._for: dict[int, Engine] = {}
-        self.first = self._way(plan.choices[0].min)
+        self.first = self._way(max(smallest, plan.choices[0].min))
 
     @classmethod
     def obstacle(cls) -> str | None:
@@ -53,12 +56,19 @@ class PlannedEngine(Engine):
     def run(self, batch: Array) -> dict[str, Array]:
         return self._engine(len(batch)).run(batch)
 
+    def run_many(self, batches: Iterable[Array]) -> Iterator[dict[str, Array]]:
+        """As each engine does it, for as many as come to it in a row."""
+        for engine, those in groupby(batches, lambda batch: self._engine(len(batch))):
+            yield from engine.run_many(those)
+
     def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
         return self._engine(batch.images).run_on_gpu(batch, check)
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        with self._loading:  # what another thread loads just now is among them
+            self._open = False
+            for engine in self._engines.values():
+                engine.close()
 
     def _engine(self, batch: int) -> Engine:
         """The engine that runs batches of this size, loaded. Raises EngineError."""
@@ -83,6 +93,8 @@ class PlannedEngine(Engine):
 
     def _loaded(self, way: Way) -> Engine | None:
         with self._loading:
+            if not self._open:
+                raise closed()
             if way not in self._engines and way not in self._failed:
                 try:
                     self._engines[way] = self._load(way)

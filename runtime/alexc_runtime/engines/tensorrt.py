@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu, borrowed
-from alexc_runtime.engines.base import Engine, first_line, import_obstacle, load
+from alexc_runtime.engines.base import Engine, closed, first_line, import_obstacle, load
 from alexc_runtime.engines.blocks import Blocks
 from alexc_runtime.engines.cuda import Cuda, capability, no_driver, no_gpu
 from alexc_runtime.engines.launches import Job, Launches
@@ -307,7 +307,7 @@ class TensorRT(Engine):
     def _ready(self) -> AbstractContextManager[None]:
         """The engine's GPU as the current one. Raises EngineError if the engine was closed."""
         if not self._state.open:
-            raise EngineError("engine/closed", "the session is closed")
+            raise closed()
         return self._cuda.current()
 
 
