@@ -56,6 +56,7 @@ from alexc_runtime.manifest import (
 )
 from alexc_runtime.manifest import read as read_manifest
 from alexc_runtime.planned import this_machine
+from alexc_runtime.session import ENGINES as RUNNERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,9 +72,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 # The engines that a build can make or prepare, in the order of the manifest. Plans are built; the
-# other two load model.onnx as it is.
+# others load model.onnx as it is.
 PLAN_ENGINES = ("tensorrt_rtx", "tensorrt")
-MODEL_ENGINES = ("onnxruntime", "openvino")
+MODEL_ENGINES = ("onnxruntime_cuda", "onnxruntime_tensorrt", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ def parse_target(text: str) -> Target:
         )
     listed = tuple(item.strip() for item in capabilities.split(",") if item.strip())
     if listed and name not in PLAN_ENGINES:
-        raise usage_fault("build/target", f"{name} runs on the CPU and takes no compute capability")
+        message = f"{name} loads the model as it is, and takes no compute capability"
+        raise usage_fault("build/target", message)
     return Target(name, listed)
 
 
@@ -454,11 +456,11 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
             path = FILES[name] if form is not None and form.passed else MODEL
             records.append(EngineRecord(name, precision, VERIFIED, path))
         elif asked:
-            why = result.status if result else "it was not run"
+            why = result.status if result else RUNNERS[name].obstacle() or "it was not run"
             raise usage_fault("build/target", f"{name} was not verified: {why}")
-        elif result is not None and precision != "fp32":
-            # It may be here and have no kernels for this precision: that must not look like work
-            # left to do.
+        elif result is not None and precision != "fp32" and RUNNERS[name].obstacle() is None:
+            # It is here and has no kernels for this precision: that must not look like work left
+            # to do.
             records.append(EngineRecord(name, precision, result.status, None))
     return records
 
@@ -491,6 +493,7 @@ def _verify(
         samples=samples,
         photographs=[digest_of(file) for file in photographs],
         batches=options.plans.batch,
+        precision=_of_model(options),
         backends=None,
         progress=lambda step: progress(f"verification: {step}"),
     )

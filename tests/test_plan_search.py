@@ -185,15 +185,18 @@ def test_a_way_that_is_not_verified_is_not_chosen(
     assert not (tmp_path / "into" / "model-folded-bf16.onnx").exists()
 
 
-def test_an_engine_that_nobody_could_verify_takes_no_time(
+def test_onnx_runtime_on_a_gpu_is_tried_in_half_precision_too(
     net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, {PLAIN: {}})
-    unknown = Variant("onnxruntime_cuda")
-    kind = alexc_runtime.ENGINES[unknown.engine]
+    on_gpu = Variant("onnxruntime_cuda")
+    half = replace(on_gpu, precision="fp16")
+    stand_in(monkeypatch, {PLAIN: {}, on_gpu: {"ms": 0.5}, half: {"ms": 0.2, "off": 2e-4}})
+    kind = alexc_runtime.ENGINES[on_gpu.engine]
     monkeypatch.setattr(kind, "obstacle", classmethod(lambda _: None))
-    said = verdicts(found(net, tmp_path, "exact"))
-    assert said[unknown.label] == "not run: the cross-check does not run it"
+    result = found(net, tmp_path, "1e-2")
+    assert {choice.way.path for choice in result.plan.choices} == {"model-fp16.onnx"}
+    assert {choice.way.engine for choice in result.plan.choices} == {"onnxruntime_cuda"}
+    assert EngineRecord(half.engine, "fp16", "verified", "model-fp16.onnx") in result.records
 
 
 def test_nothing_passes(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from alexc.verify.inputs import KINDS, batch, kinds_for
 from alexc.verify.page import page
 from alexc.weights import store
 from alexc_runtime.manifest import BatchRange
+from alexc_runtime.session import ENGINES
 from tests.broken_backends import (
     Crashing,
     Exact,
@@ -233,18 +234,19 @@ def test_an_output_that_is_wrong_in_one_size_of_batch_is_told(
 
 def test_what_serves_is_what_is_certified(net: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped outputs are those of the runtime's engines, with its settings."""
-    from alexc_runtime.engines import onnxruntime, openvino
-
     opened = []
-    for module, name in ((onnxruntime, "OnnxRuntime"), (openvino, "OpenVino")):
-        engine: Any = getattr(module, name)
 
-        class Watched(engine):  # type: ignore[misc]
-            def __init__(self, bundle: Any, record: Any, threads: Any) -> None:
-                opened.append((self.name, record.path, threads))
-                super().__init__(bundle, record, threads)
+    def watch(engine: Any) -> None:
+        load = engine.__init__
 
-        monkeypatch.setattr(module, name, Watched)
+        def watched(self: Any, bundle: Any, record: Any, threads: Any) -> None:
+            opened.append((self.name, record.path, threads))
+            load(self, bundle, record, threads)
+
+        monkeypatch.setattr(engine, "__init__", watched)
+
+    watch(ENGINES["onnxruntime"])
+    watch(ENGINES["openvino"])
     backends = ["onnxruntime", *(["openvino"] if BACKENDS["openvino"].missing() is None else [])]
     assert net.verify(backends=backends).passed
     assert opened == [(name, "model.onnx", None) for name in backends]

@@ -14,6 +14,8 @@ from alexc_runtime.session import ENGINES
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("fp32", "tf32", "fp16", "int8"),
     "tensorrt_rtx": ("fp32", "tf32", "fp16", "int8"),
+    # Its TF32 would be of the same file as fp32, and is left out.
+    "onnxruntime_cuda": ("fp32", "fp16"),
     # On a CPU it has no kernels for bf16, slow ones for fp16, and writes int8 weights out in fp32.
     "onnxruntime": ("fp32", "u8s8"),
     "openvino": ("fp32", "bf16", "int8-weights", "u8s8"),

@@ -60,6 +60,7 @@ def verify(
     seed: int = 0,
     photographs: Sequence[str] = (),
     batches: BatchRange | None = None,
+    precision: str = "fp32",
     backends: Sequence[str] | None = None,
     against: str | None = None,
     batch: int | None = None,
@@ -80,7 +81,8 @@ def verify(
     float32, and so are those of `samples`; `photographs` are digests of the files that they were
     read from, for the report. Without them `batch` synthetic ones are drawn from `seed`, by default
     one of each kind (see `inputs.kinds_for`). `batches` are the sizes that the model will serve:
-    its outputs are computed for these, too.
+    its outputs are computed for these, too. `precision` is what the engines that load the model are
+    told of it.
 
     `backends` are names of BACKENDS; by default all that are installed and have something to run.
     With `against`, the name of another, they are held against that one and not against the
@@ -94,7 +96,13 @@ def verify(
     say = progress or (lambda _: None)
     own_plans = {plan.engine: plan for plan in reversed(plans) if plan.path is not None}
     subject = Subject(
-        graph, weights, model, written or inference(graph), plans=own_plans, batches=batches
+        graph,
+        weights,
+        model,
+        written or inference(graph),
+        plans=own_plans,
+        batches=batches,
+        precision=precision,
     )
     images = _images(subject.written, inputs, batch, seed)
     chosen = _chosen(backends, subject)
@@ -132,14 +140,17 @@ def verify(
         if rounded or subject.written.pixels is not None:
             say("computing the reference of the model as it is written")
             narrow = Standard(subject.written, weights, images, seed)
-        in_tf32: Standard | None = None
+        of_model: dict[str | None, Standard] = {None: narrow}
         for kind in running:
             say(f"running {kind.name}")
-            standard = narrow if kind.reads_model else plain
-            if kind.tf32(subject):
-                if in_tf32 is None:
-                    in_tf32 = Standard(subject.written, weights, images, seed, tf32=True)
-                standard = in_tf32
+            standard = plain
+            if kind.reads_model:
+                narrowed = kind.narrows(subject)
+                if narrowed not in of_model:
+                    of_model[narrowed] = Standard(
+                        subject.written, weights, images, seed, narrowed=narrowed
+                    )
+                standard = of_model[narrowed]
             asked_for = kind.name in (backends or ())
             found: Findings
             if kind is witness_kind:
@@ -352,7 +363,7 @@ def _witness(name: str, chosen: Sequence[type[Backend]], subject: Subject) -> ty
 
 
 def _chosen(names: Sequence[str] | None, subject: Subject) -> list[type[Backend]]:
-    """The backends asked for; else all but those whose own model or plan is not there."""
+    """The backends asked for; else all but those whose own model, plan or GPU is not there."""
     if unknown := [name for name in names or () if name not in BACKENDS]:
         raise usage_fault(
             "verify/unknown-backend",
@@ -365,7 +376,7 @@ def _chosen(names: Sequence[str] | None, subject: Subject) -> list[type[Backend]
         kind
         for kind in BACKENDS.values()
         if (subject.model is None or _has_its_model(kind, subject.model))
-        and (not kind.needs_plan or kind.name in subject.plans)
+        and kind.concerned(subject)
     ]
 
 

@@ -41,6 +41,8 @@ class Exchange:
             "model": str(subject.model.absolute()) if subject.model else None,
             "foreign": asdict(subject.foreign) if subject.foreign else None,
             "plans": {name: asdict(record) for name, record in subject.plans.items()},
+            "batches": asdict(subject.batches) if subject.batches else None,
+            "precision": subject.precision,
         }
         self._write("subject", message)
 
@@ -52,7 +54,9 @@ class Exchange:
         foreign = Counterparts(**message["foreign"]) if message["foreign"] else None
         written = _graph_from_json(message["written"])
         plans = {name: _record(record) for name, record in message["plans"].items()}
-        return Subject(graph, weights, model, written, foreign, plans)
+        batches = BatchRange(**message["batches"]) if message["batches"] else None
+        precision: str = message["precision"]
+        return Subject(graph, weights, model, written, foreign, plans, batches, precision)
 
     # ---- what is asked -----------------------------------------------------------------------
 

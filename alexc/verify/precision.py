@@ -48,17 +48,18 @@ PRECISIONS = {precision.name: precision for precision in (FP32, TF32, FP16, BF16
 _NARROW: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
-def of_layers(graph: Graph, *, tf32: bool = False) -> dict[str, Precision]:
+def of_layers(graph: Graph, narrowed: str | None = None) -> dict[str, Precision]:
     """How each layer of a graph rounds. A quantized one sums in fp32 what is on its grid.
 
-    With `tf32` the products of convolutions and linear layers in fp32 are of factors in TF32.
+    `narrowed` is what may take the place of fp32: `tf32` in the products of convolutions and linear
+    layers, another precision in all layers.
     """
     found = {node.name: PRECISIONS[graph.precision_of(node.name)] for node in graph.nodes}
-    if tf32:
+    if narrowed is not None:
         for node in graph.nodes:
             plain = found[node.name] is FP32 and node.name not in graph.quantized
-            if plain and isinstance(node.op, Conv | Linear):
-                found[node.name] = TF32
+            if plain and (narrowed != TF32.name or isinstance(node.op, Conv | Linear)):
+                found[node.name] = PRECISIONS[narrowed]
     return found
 
 

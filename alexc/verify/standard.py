@@ -62,13 +62,13 @@ class Standard:
         seed: int,
         *,
         own_weights: bool = False,
-        tf32: bool = False,
+        narrowed: str | None = None,
     ) -> None:
-        """With `own_weights` only the inputs of layers alone provoke, not their weights; with
-        `tf32` the factors of float32 products may be rounded to TF32."""
+        """With `own_weights` only the inputs of layers alone provoke, not their weights. `narrowed`
+        is the precision that may take the place of fp32 (see `precision.of_layers`)."""
         self.graph = graph
         self.images = images
-        self.precisions = of_layers(graph, tf32=tf32)
+        self.precisions = of_layers(graph, narrowed)
         self.expected: Expectation = expect(graph, weights, images, self.precisions, seed)
         self.trials = _trials(
             graph, weights, self.expected, self.precisions, seed, own_weights=own_weights

@@ -2,6 +2,7 @@
 
 from alexc.verify.backends.base import Backend
 from alexc.verify.backends.onnxruntime import OnnxRuntime, OnnxRuntimeForm
+from alexc.verify.backends.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorRT
 from alexc.verify.backends.openvino import OpenVino
 from alexc.verify.backends.tensorrt import TensorRT, TensorRTForRTX
 from alexc.verify.backends.torch import Torch
@@ -14,6 +15,8 @@ BACKENDS: dict[str, type[Backend]] = {
         OnnxRuntime,
         OnnxRuntimeForm,
         OpenVino,
+        OnnxRuntimeCuda,
+        OnnxRuntimeTensorRT,
         TensorRT,
         TensorRTForRTX,
     )

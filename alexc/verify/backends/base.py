@@ -45,7 +45,8 @@ class Subject:
     `written` is the graph in its inference form that the model was written from, with the precision
     of each layer. `foreign` is there if the model is not alexc's own. `plans` are those that lie
     beside the model, their paths as seen from its folder, by the engines that run them. `batches`
-    are the sizes of batch that the model will serve, if that is known.
+    are the sizes of batch that the model will serve, if that is known. `precision` is what the
+    engines that load the model as it is are told of it.
     """
 
     graph: Graph
@@ -55,6 +56,7 @@ class Subject:
     foreign: Counterparts | None = None
     plans: Mapping[str, EngineRecord] = field(default_factory=dict)
     batches: BatchRange | None = None
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,6 @@ class Backend(ABC):
     reads_model: ClassVar[bool]
     # Whether a model that it can't load is its own limit, where nobody asked for this backend.
     optional: ClassVar[bool] = False
-    # Whether it runs a plan that was built for it, and has nothing to run without one.
-    needs_plan: ClassVar[bool] = False
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -107,6 +107,11 @@ class Backend(ABC):
         return model
 
     @classmethod
+    def concerned(cls, subject: Subject) -> bool:  # noqa: ARG003
+        """Whether the report is to speak of it where nobody asked for it by name."""
+        return True
+
+    @classmethod
     def obstacle(cls, subject: Subject) -> str | None:  # noqa: ARG003
         """What keeps the backend from running on this machine, packages apart; None if nothing."""
         return None
@@ -117,9 +122,9 @@ class Backend(ABC):
         return tuple(sorted({1, 3} - {images}))
 
     @classmethod
-    def tf32(cls, subject: Subject) -> bool:  # noqa: ARG003
-        """Whether it rounds the factors of float32 products to TF32."""
-        return False
+    def narrows(cls, subject: Subject) -> str | None:  # noqa: ARG003
+        """The precision that it may take where the model says fp32 (see `precision.of_layers`)."""
+        return None
 
     @classmethod
     def missing(cls) -> str | None:

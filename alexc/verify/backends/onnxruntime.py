@@ -22,7 +22,8 @@ from alexc.verify.backends.base import (
     feeds_of,
     first_line,
 )
-from alexc_runtime.engines import onnxruntime as engine
+from alexc_runtime.engines import onnxruntime as serving
+from alexc_runtime.engines.base import Engine
 
 
 class OnnxRuntime(ModelBackend):
@@ -30,23 +31,33 @@ class OnnxRuntime(ModelBackend):
 
     name: ClassVar[str] = "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+    engine: ClassVar[type[serving.OnnxRuntime]] = serving.OnnxRuntime
+    place: ClassVar[str] = "on a CPU"
 
     def open(self) -> None:
         try:
-            self._engine = served.load_model(engine.OnnxRuntime, self.model, self.graph)
+            self._engine = self.load_shipped()
         except BackendFault as fault:
             if (format := self.exotic()) is not None:
                 reason = fault.message.rpartition(" : ")[2]
                 raise Unsupported(
-                    f"ONNX Runtime does not run {format} on a CPU: {reason}"
+                    f"ONNX Runtime does not run {format} {self.place}: {reason}"
                 ) from fault
             raise
+
+    def load_shipped(self) -> Engine:
+        """The runtime's engine, on the model as it is. Raises BackendFault."""
+        return served.load_model(self.engine, self.model, self.subject)
+
+    def providers(self) -> list[serving.Provider]:
+        """Who is to compute what localises, as they compute what is shipped."""
+        return self.engine.computing(self.subject.precision)
 
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         from alexc.verify.onnx_parts import instrumented
 
-        session = load(instrumented(self.model, self.graph), self.model.parent)
-        return run(session, self.feed(images))
+        model = instrumented(self.model, self.graph)
+        return run(load(model, self.model.parent, self.providers()), self.feed(images))
 
     def alone(self, trials: Sequence[Trial]) -> list[Tensor | BackendFault]:
         """All layers in one model, since sessions are slow to make; one by one if that fails."""
@@ -66,11 +77,11 @@ class OnnxRuntime(ModelBackend):
         nodes = [trial.node for trial in trials]
         data, unread = detached(self.model, self.graph, nodes)
         feeds = {name: array for name, array in feeds_of(trials).items() if name not in unread}
-        results = run(load(data, self.model.parent), feeds)
+        results = run(load(data, self.model.parent, self.providers()), feeds)
         return [results[node.name] for node in nodes]
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        return served.run(self._engine, self.feed(images)[INPUT])
+        return served.run_all(self._engine, self.feed(images)[INPUT])
 
 
 @final
@@ -84,8 +95,15 @@ class OnnxRuntimeForm(OnnxRuntime):
         return model.with_name(FILES["onnxruntime"])
 
 
-def load(model: str | bytes, folder: Path | None = None) -> Any:
-    """A session on the CPU. Weights of a model in bytes lie in `folder`. Raises BackendFault."""
+def load(
+    model: str | bytes,
+    folder: Path | None = None,
+    providers: Sequence[serving.Provider] = ("CPUExecutionProvider",),
+) -> Any:
+    """A session on the providers, the best first, of which that one has to take part.
+
+    Weights of a model in bytes lie in `folder`. Raises BackendFault.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -97,9 +115,15 @@ def load(model: str | bytes, folder: Path | None = None) -> Any:
             "session.model_external_initializers_file_folder_path", str(folder)
         )
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model, options, providers=list(providers), enable_fallback=0
+        )
     except Exception as error:
         raise BackendFault(first_line(error)) from error
+    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if first not in session.get_providers():  # it went on without one that did not start
+        raise BackendFault(f"the {first} could not be started")
+    return session
 
 
 def run(session: Any, feeds: Mapping[str, Tensor]) -> Tensors:

@@ -32,7 +32,7 @@ class OpenVino(ModelBackend):
     optional: ClassVar[bool] = True
 
     def open(self) -> None:
-        self._engine = served.load_model(engine.OpenVino, self.model, self.graph)
+        self._engine = served.load_model(engine.OpenVino, self.model, self.subject)
 
     def tensors(self, images: NDArray[np.float32]) -> Tensors:
         """A copy in memory of which every named tensor is an output, in float32."""

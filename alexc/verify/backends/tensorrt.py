@@ -45,8 +45,11 @@ class PlanBackend(ModelBackend):
 
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     optional: ClassVar[bool] = True  # a library may not run on a GPU that it builds for
-    needs_plan: ClassVar[bool] = True
     engine: ClassVar[type[Engine]]
+
+    @classmethod
+    def concerned(cls, subject: Subject) -> bool:
+        return cls.name in subject.plans
 
     @classmethod
     def obstacle(cls, subject: Subject) -> str | None:
@@ -63,8 +66,8 @@ class PlanBackend(ModelBackend):
         return tuple(sorted({size for each in profiles for size in (each.min, each.opt, each.max)}))
 
     @classmethod
-    def tf32(cls, subject: Subject) -> bool:
-        return subject.plans[cls.name].precision == "tf32"
+    def narrows(cls, subject: Subject) -> str | None:
+        return "tf32" if subject.plans[cls.name].precision == "tf32" else None
 
     @property
     def record(self) -> EngineRecord:
@@ -114,16 +117,7 @@ class PlanBackend(ModelBackend):
         return [found[node.name] for node in nodes]
 
     def shipped(self, images: NDArray[np.float32]) -> Tensors:
-        """Batches that the plan does not take are filled up, or run in parts."""
-        given = images if self.graph.pixels is None else images.astype(np.uint8)
-        smallest, largest = self._shipped.batch_limits
-        count, parts = len(given), []
-        for first in range(0, count, largest or count):
-            part = given[first : first + (largest or count)]
-            rows = np.arange(max(len(part), smallest)) % len(part)
-            found = served.run(self._shipped, part[rows])
-            parts.append({name: array[: len(part)] for name, array in found.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return served.run_all(self._shipped, self.feed(images)[INPUT])
 
     def _run_once(
         self,
