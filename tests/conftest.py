@@ -22,8 +22,9 @@ _THREADS = max(1, (os.cpu_count() or 1) // _PROCESSES)
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, str(_THREADS))
 
-# What `make test` tells its children is not for the makes that tests start.
-for _variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+# What `make test` tells its children is not for the makes that tests start, and how wide a terminal
+# is doesn't change what a test sees.
+for _variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "COLUMNS"):
     os.environ.pop(_variable, None)
 
 # Plans are kept in nobody's home, and a test never finds those of another.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from alexc.build import spec_digest
 from alexc.bundle import staged
@@ -44,15 +43,15 @@ LAYERS = {
         {"name": "relu1", "type": "activation", "spec": "relu1"},
     ],
 }
+INPUTS = {
+    "images": 2,
+    "seed": 17,
+    "kinds": ["normal", "smooth"],
+    "photographs": [],
+    "digest": "5" * 64,
+    "batches": [2, 5],
+}
 REPORT = {
-    "inputs": {
-        "images": 2,
-        "seed": 17,
-        "kinds": ["normal", "smooth"],
-        "photographs": [],
-        "digest": "5" * 64,
-        "batches": [2, 5],
-    },
     "accuracy": [
         {
             "backend": "onnxruntime",
@@ -102,6 +101,7 @@ def make(folder: Path, layers: dict[str, Any] | None = None) -> Path:
                 BackendRecord("onnxruntime", "ran", True),
                 BackendRecord("tensorrt_rtx", "not run: no GPU", None),
             ),
+            inputs=INPUTS,
         ),
         precision="int8",
     )
@@ -131,22 +131,22 @@ def test_a_bundle_is_told_section_by_section(
         "spec       8 layers, 847 parameters",
         "precision  int8",
         "input      input 3×23×19, float32",
-        "tensorrt_rtx   int8        3.46 MB   built, not run: no GPU",
+        "tensorrt_rtx  int8       3.46 MB  built, not run: no GPU",
         "of version 1.7.1.116, on 8.9",
         "batches of 1; 2 to 8, best 6",
         "without its weights, which are put in when it is loaded",
-        "tensorrt       int8                  not built: no GPU",
-        "onnxruntime    int8         2.3 kB   verified",
+        "tensorrt      int8                not built: no GPU",
+        "onnxruntime   int8        2.3 kB  verified",
         "verified against float64 numpy",
         "2 images drawn from seed 17 (normal, smooth); outputs in batches of 2, 5",
-        "tensorrt_rtx   not run   not run: no GPU",
-        "onnxruntime   fc       4.56%    0.012     87.5%        9",
+        "tensorrt_rtx  not run  not run: no GPU",
+        "onnxruntime  fc       4.56%    0.012       87.5%       9",
         "2 layers calibrated on 6 images, compared on 3 others",
-        "max       3.00%    75.0%",
-        "entropy   2.00%                 kept",
+        "max       3.00%       75.0%",
+        "entropy   2.00%              kept",
         "engines/tensorrt_rtx-int8.plan, 4 layers: the layers that TensorRT parsed",
-        "conv1               quantize, convolution",
-        "(none)              quantize",
+        "conv1              quantize, convolution",
+        "(none)             quantize",
         "engines/tensorrt_rtx-int8.layers.json",
         "5 files, 3.46 MB",
     ):
@@ -157,10 +157,7 @@ def test_everything_fits_on_a_terminal_of_80_columns(
     alexc: Alexc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make(tmp_path)
-    monkeypatch.setattr(
-        "alexc.cli.inspect_bundle.console",
-        lambda: Console(width=80, no_color=True, highlight=False),
-    )
+    monkeypatch.setenv("COLUMNS", "80")
     out = alexc("inspect", bundle).out
     assert max(map(len, out.splitlines())) <= 80
     assert "tensorrt_rtx" in out
@@ -177,8 +174,8 @@ def test_layers_of_a_built_engine_are_told_one_by_one(alexc: Alexc, tmp_path: Pa
     }
     out = alexc("inspect", make(tmp_path, fused)).out
     assert "2 layers: the layers of the built engine" in out
-    assert "conv1 + relu1         caskconvolution   conv1 + relu1" in out
-    assert "Reformatting 3        noop" in out
+    assert "conv1 + relu1        caskconvolution  conv1 + relu1" in out
+    assert "Reformatting 3       noop" in out
 
 
 def test_json_holds_all_of_it(alexc: Alexc, tmp_path: Path) -> None:

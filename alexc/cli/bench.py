@@ -184,6 +184,7 @@ def _numbers(option: str, what: str, text: str, example: str, largest: int) -> t
 
 
 def _print(result: Mapping[str, Any]) -> None:
+    from alexc.cli.tables import show
     from alexc.plan.report import (
         ROWS_HEAD,
         batches,
@@ -193,62 +194,47 @@ def _print(result: Mapping[str, Any]) -> None:
     )
 
     out = console()
-    out.print(machine_text(result["machine"]).replace("**", ""), markup=False)
+    out.print(machine_text(result["machine"]).replace("**", ""))
     for batch in batches(result):
-        out.print(_table(result, batch, ROWS_HEAD if out.width >= _WIDE else _NARROW))
+        show(out, _table(result, batch, ROWS_HEAD if out.width >= _WIDE else _NARROW))
     if out.width < _WIDE:
         out.print("more columns on a wider terminal, and with --markdown or --json")
     unmeasured = (row for row in result["rows"] if row["p50_ms"] is None)
     for line in dict.fromkeys(f"{r['engine']} {r['precision']}: {r['status']}" for r in unmeasured):
-        out.print(line, markup=False)
+        out.print(line)
     for line in (*comparison_lines(result), *overhead_lines(result["rows"])):
         out.print(line)
     if "serving" in result:
         from alexc.plan.serving_report import CLOSED_HEAD, OPEN_HEAD, closed_cells, open_cells
 
-        out.print(
-            _plain_table("serving, clients at once", CLOSED_HEAD, closed_cells(result["serving"]))
-        )
-        out.print(
-            _plain_table(
-                "serving, requests that come by themselves",
-                OPEN_HEAD,
-                open_cells(result["serving"]),
-            )
-        )
+        serving = result["serving"]
+        closed, opened = closed_cells(serving), open_cells(serving)
+        show(out, _plain_table("serving, clients at once", CLOSED_HEAD, closed))
+        show(out, _plain_table("serving, requests that come by themselves", OPEN_HEAD, opened))
 
 
 def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
+    from alexc.cli.tables import table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index < 2 else "right")
+    made = table(*head, figures=head[2:], title=title)
     for line in lines:
-        table.add_row(*line)
-    return table
+        made.add_row(*line)
+    return made
 
 
 def _table(result: Mapping[str, Any], batch: int, columns: Sequence[str]) -> Table:
     """What was measured of a batch size, the fastest first; these of ROWS_HEAD."""
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
+    from alexc.cli.tables import table
     from alexc.plan.report import ROWS_HEAD, row_cells
 
+    words = {"engine", "precision", "class"}
     title = "one image" if batch == 1 else f"batches of {batch}"
-    padding = (0, 1, 0, 0)
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, title=title, title_justify="left"
-    )
-    for name in columns:
-        words = name in ("engine", "precision", "class")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    made = table(*columns, figures={*columns} - words, title=title)
     measured = [r for r in result["rows"] if r["batch"] == batch and r["p50_ms"] is not None]
     for row in sorted(measured, key=lambda row: row["p50_ms"]):
         cells = dict(zip(ROWS_HEAD, row_cells(row), strict=True))
-        style = "bold" if row["family"] == "ours" else "default"
-        cells["engine"] = f"[{style}]{cells['engine'].strip('*')}[/{style}]"
-        table.add_row(*(cells[name] for name in columns))
-    return table
+        name = Text(cells.pop("engine").strip("*"), "bold" if row["family"] == "ours" else "")
+        made.add_row(*(cells.get(column, name) for column in columns))
+    return made

@@ -55,28 +55,25 @@ def diff(
 
 
 def _print_changes(changes: list[LayerChange]) -> None:
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("layer")
-    table.add_column("before")
-    table.add_column("after")
+    from alexc.cli.tables import show, table
+
+    layers = table("", "layer", "before", "after")
     signs = {
-        "added": "[green]+[/green]",
-        "removed": "[red]-[/red]",
-        "changed": "[yellow]~[/yellow]",
+        "added": Text("+", "green"),
+        "removed": Text("-", "red"),
+        "changed": Text("~", "yellow"),
     }
     for change in changes:
         keys = list(dict.fromkeys([*change.before, *change.after]))
-        table.add_row(
+        layers.add_row(
             signs[change.change],
             change.layer,
             _lines(change.before, keys),
             _lines(change.after, keys),
         )
-    console().print(table)
+    show(console(), layers)
 
 
 def _lines(facts: dict[str, Any], keys: list[str]) -> str:

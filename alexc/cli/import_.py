@@ -133,19 +133,16 @@ def _as_json(imported: Imported) -> dict[str, Any]:
 
 def _print_table(imported: Imported) -> None:
     """Every layer of the foreign file with what became of it."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    graph = imported.net.graph
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
-    table.add_column(imported.foreign.tool, footer="total")
-    table.add_column("type")
-    table.add_column("layer")
-    table.add_column("op")
-    table.add_column("output", justify="right")
-    table.add_column("parameters", justify="right", footer=f"{graph.parameter_count:,}")
-    table.add_column("weights")
+    from alexc.cli.tables import show, table
+
+    graph, tool = imported.net.graph, imported.foreign.tool
+    layers = table(
+        *(tool, "type", "layer", "op", "output", "parameters", "weights"),
+        figures=("output", "parameters"),
+        footers={tool: "total", "parameters": f"{graph.parameter_count:,}"},
+    )
     for row in imported.foreign.rows:
         node = graph.by_name.get(row.layer) if row.layer else None
         cells = ["", "", "", "", row.note]
@@ -154,10 +151,10 @@ def _print_table(imported: Imported) -> None:
             count = f"{node.parameter_count:,}" if node.parameter_count else ""
             shown = "  ".join(filter(None, [shapes, row.note]))
             cells = [node.name, node.op.kind, format_shape(node.shape), count, shown]
-        table.add_row(*map(escape, [row.origin.name, row.origin.type, *cells]))
+        layers.add_row(row.origin.name, row.origin.type, *cells)
     out = console()
-    out.print(f"[bold]{escape(graph.name)}[/bold]  input {format_shape(graph.input_shape)}")
-    out.print(table)
+    out.print(Text.assemble((graph.name, "bold"), f"  input {format_shape(graph.input_shape)}"))
+    show(out, layers)
     print(f"{imported.spec}: {len(graph.nodes)} layers")
     if warnings := len(imported.net.warnings):
         plural = "s" * (warnings > 1)

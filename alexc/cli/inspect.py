@@ -127,40 +127,33 @@ def _as_json(net: Net) -> dict[str, Any]:
 
 
 def _print_table(net: Net) -> None:
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
+
+    from alexc.cli.tables import show, table
 
     graph = net.graph
     fields = receptive_fields(graph)
-    branches = any(len(node.inputs) > 1 for node in graph.nodes)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     weights = _FLOAT_BYTES * sum(p.count for p in graph.parameters.values())
     activations = _FLOAT_BYTES * sum(math.prod(node.shape) for node in graph.nodes)
-    table.add_column("layer", footer="total")
-    table.add_column("op")
-    if branches:
-        table.add_column("inputs")
-    table.add_column("output", justify="right")
-    table.add_column("parameters", justify="right", footer=f"{graph.parameter_count:,}")
-    table.add_column("MACs", justify="right", footer=f"{graph.macs:,}")
-    table.add_column("activations", justify="right", footer=bytes_in_words(activations))
-    table.add_column("sees", justify="right")
-    table.add_row(
-        "input",
-        "",
-        *([""] if branches else []),
-        format_shape(graph.input_shape),
-        "",
-        "",
-        bytes_in_words(_FLOAT_BYTES * math.prod(graph.input_shape)),
-        "",
-        style="dim",
+    branches = ["inputs"] if any(len(node.inputs) > 1 for node in graph.nodes) else []
+    figures = ("output", "parameters", "MACs", "activations", "sees")
+    footers = {
+        "layer": "total",
+        "parameters": f"{graph.parameter_count:,}",
+        "MACs": f"{graph.macs:,}",
+        "activations": bytes_in_words(activations),
+    }
+    layers = table("layer", "op", *branches, *figures, figures=figures, footers=footers)
+    given = bytes_in_words(_FLOAT_BYTES * math.prod(graph.input_shape))
+    blank = [""] * len(branches)
+    layers.add_row(
+        "input", "", *blank, format_shape(graph.input_shape), "", "", given, "", style="dim"
     )
     for node in graph.nodes:
-        table.add_row(
+        layers.add_row(
             node.name,
             node.op.kind,
-            *([", ".join(node.inputs)] if branches else []),
+            *[", ".join(node.inputs) for _ in branches],
             format_shape(node.shape),
             f"{node.parameter_count:,}" if node.parameter_count else "",
             f"{node.macs:,}" if node.macs else "",
@@ -168,9 +161,9 @@ def _print_table(net: Net) -> None:
             format_shape(fields[node.name]),
         )
     out = console()
-    out.print(f"[bold]{graph.name}[/bold]  {net.spec.header.source or ''}".rstrip())
-    out.print(table)
-    out.print(
-        f"weights {bytes_in_words(weights)} in fp32; activations and MACs are of one image; "
-        f"“sees” is the receptive field in pixels"
-    )
+    out.print(Text.assemble((graph.name, "bold"), f"  {net.spec.header.source or ''}".rstrip()))
+    left_out = show(out, layers, spare=("sees", "activations", "inputs"))
+    said = [f"weights {bytes_in_words(weights)} in fp32", "MACs and activations are of one image"]
+    if "sees" not in left_out:
+        said.append("“sees” is the receptive field in pixels")
+    out.print("; ".join(said))

@@ -7,15 +7,16 @@ nothing to say of is None.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from alexc.bundle import read_bundle, runtime_faults
+from alexc.cli.tables import pairs, show, table
 from alexc.cli.terminal import bytes_in_words, console, print_json
 from alexc.diagnostics import fault
 from alexc.engines.record import BatchRange
@@ -23,10 +24,9 @@ from alexc.ops.base import format_shape
 from alexc_runtime.manifest import REPORT, EngineRecord
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from alexc.frontend import Net
     from alexc_runtime.manifest import Bundle, Manifest, Origin
+    from alexc_runtime.planned import Candidate
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Section:
     key: str
     content: Any
     title: str
-    shown: Sequence[RenderableType]
+    shown: Sequence[Table | str]
 
 
 def inspect_bundle(folder: Path, as_json: bool) -> None:
@@ -77,9 +77,9 @@ def inspect_bundle(folder: Path, as_json: bool) -> None:
     for number, section in enumerate(sections):
         if number:
             out.print()
-        out.print(f"[bold]{section.title}[/bold]")
+        out.print(Text(section.title, "bold"))
         for part in section.shown:
-            out.print(part)
+            show(out, part) if isinstance(part, Table) else out.print(part)
 
 
 def _told(make: Callable[[Opened], Section | None], opened: Opened) -> Section | None:
@@ -137,7 +137,7 @@ def _about(opened: Opened) -> Section:
         "built by": f"alexc {manifest.alexc}",
     }
     title = f"{opened.bundle.folder}: a bundle of {manifest.name}"
-    return Section("about", content, title, [_pairs(rows)])
+    return Section("about", content, title, [pairs(rows.items())])
 
 
 def _origin_in_words(origin: Origin | None) -> str:
@@ -148,23 +148,21 @@ def _origin_in_words(origin: Origin | None) -> str:
 
 def _engines(opened: Opened) -> Section:
     records = opened.manifest.engines
-    table = _table("engine", "precision", "file", "status")
-    table.columns[2].justify = "right"
+    engines = table("engine", "precision", "file", "status", figures=["file"])
     for record in records:
         size = opened.size(record)
         built = record.built
         notes = [record.status]
         if built is not None:
             notes += _plan_notes(record)
-        table.add_row(
+        engines.add_row(
             record.engine,
             record.precision,
             "" if size is None else bytes_in_words(size),
             "\n".join(notes),
         )
-    return Section(
-        "engines", [_engine_json(opened, record) for record in records], "engines", [table]
-    )
+    content = [_engine_json(opened, record) for record in records]
+    return Section("engines", content, "engines", [engines])
 
 
 def _plan_notes(record: EngineRecord) -> list[str]:
@@ -201,36 +199,38 @@ def _plan(opened: Opened) -> Section | None:
     }
     batches = sorted({each.batch for way in plan.candidates for each in way.times})
     columns = [f"ms of {batch}" for batch in batches]
-    scored = any(way.agreement is not None or way.top1 is not None for way in plan.candidates)
-    head = ["engine", "precision", "forms", "threads", *columns, "error"]
-    table = _table(*head, *(["same class, top-1, top-5"] if scored else []))
+    ways = table("way", *columns, "error", figures=[*columns, "error"])
     for way in plan.candidates:
         if not way.times and way.rel_l2 is None:
             continue  # it did not run, and below is why
         times = {each.batch: f"{each.ms:.3g}\n{each.low:.3g}–{each.high:.3g}" for each in way.times}
-        shares = [f"{s:.1%}" for s in (way.agreement, way.top1, way.top5) if s is not None]
-        table.add_row(
-            way.engine,
-            way.precision,
-            ", ".join(way.forms),
-            "" if way.threads is None else str(way.threads),
-            *(times.get(batch, "") for batch in batches),
-            "exact" if way.exact else "" if way.rel_l2 is None else f"{way.rel_l2:.1e}",
-            *([", ".join(shares)] if scored else []),
-        )
+        cells = [times.get(batch, "") for batch in batches]
+        ways.add_row(way.label, *cells, "\n".join(_errors(way)))
+    # Of each batch size on a line of its own.
+    verdicts = [(each.label, each.verdict.replace("; ", ";\n")) for each in plan.candidates]
     title = f"plan: the fastest within {plan.budget} of {len(plan.candidates)} ways"
-    reasons = [f"{each.label}: {each.verdict}" for each in plan.candidates]
-    return Section("plan", plan.to_json(), title, [_pairs(rows), table, "\n".join(reasons)])
+    return Section("plan", plan.to_json(), title, [pairs(rows.items()), ways, pairs(verdicts)])
+
+
+def _errors(way: Candidate) -> list[str]:
+    """How far off its outputs are, and what that does to the classes, as far as it is known."""
+    found = []
+    if way.exact:
+        found.append("exact")
+    elif way.rel_l2 is not None:
+        found.append(f"{way.rel_l2:.1e}")
+    shares = {"same class": way.agreement, "top-1": way.top1, "top-5": way.top5}
+    found += [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
+    return found
 
 
 def _verification(opened: Opened) -> Section:
     said = opened.manifest.verification
     report = opened.read(REPORT) if REPORT in opened.manifest.files else {}
-    inputs = report.get("inputs")
     content = {
         "passed": said.passed,
         "reference": said.reference,
-        "inputs": inputs,
+        "inputs": dict(said.inputs) or None,
         "backends": [
             {"backend": each.backend, "status": each.status, "passed": each.passed}
             for each in said.backends
@@ -239,13 +239,13 @@ def _verification(opened: Opened) -> Section:
         "accuracy": report.get("accuracy", []),
     }
     verdict = {True: "verified", False: "not verified: it diverges", None: "nothing was verified"}
-    table = _table("backend", "verdict", "status")
+    backends = table("backend", "verdict", "status")
     for each in said.backends:
         passed = {True: "passed", False: "diverges", None: "not run"}[each.passed]
-        table.add_row(each.backend, passed, each.status)
-    lines: list[RenderableType] = [table]
-    if inputs is not None:
-        lines.insert(0, _inputs(inputs))
+        backends.add_row(each.backend, passed, each.status)
+    lines: list[Table | str] = [backends]
+    if said.inputs:
+        lines.insert(0, _inputs(said.inputs))
     if content["accuracy"]:
         lines.append(_accuracy(content["accuracy"]))
     lines.append("of " + ", ".join(said.digests) + ", by their SHA-256" if said.digests else "")
@@ -253,7 +253,7 @@ def _verification(opened: Opened) -> Section:
     return Section("verification", content, title, [line for line in lines if line])
 
 
-def _inputs(inputs: dict[str, Any]) -> str:
+def _inputs(inputs: Mapping[str, Any]) -> str:
     count = inputs["images"]
     images = "one image" if count == 1 else f"{count} images"
     drawn = f" drawn from seed {inputs['seed']} ({', '.join(inputs['kinds'])})"
@@ -262,10 +262,11 @@ def _inputs(inputs: dict[str, Any]) -> str:
 
 
 def _accuracy(accuracies: list[dict[str, Any]]) -> Table:
-    table = _table("backend", "output", "off by", "at most", "same class", "images")
+    figures = ("off by", "at most", "same class", "images")
+    accuracy = table("backend", "output", *figures, figures=figures)
     for each in accuracies:
         same = each["top1_agreement"]
-        table.add_row(
+        accuracy.add_row(
             each["backend"],
             each["output"],
             f"{each['rel_l2']:.2%}",
@@ -273,7 +274,7 @@ def _accuracy(accuracies: list[dict[str, Any]]) -> Table:
             "" if same is None else f"{same:.1%}",
             str(each["images"]),
         )
-    return table
+    return accuracy
 
 
 def _calibration(opened: Opened) -> Section | None:
@@ -294,15 +295,15 @@ def _calibration(opened: Opened) -> Section | None:
             for name, tried in found.tried.items()
         },
     }
-    table = _table("method", "off by", "same class", "")
+    methods = table("method", "off by", "same class", "", figures=["off by", "same class"])
     for name, tried in found.tried.items():
         same = "" if tried.top1_agreement is None else f"{tried.top1_agreement:.1%}"
-        table.add_row(name, f"{tried.rel_l2:.2%}", same, "kept" if name == found.method else "")
+        methods.add_row(name, f"{tried.rel_l2:.2%}", same, "kept" if name == found.method else "")
     title = (
         f"{len(found.layers)} layers calibrated on {found.images} images, "
         f"compared on {found.held_out} others"
     )
-    return Section("calibration", content, title, [table])
+    return Section("calibration", content, title, [methods])
 
 
 def _plan_layers(opened: Opened) -> Section | None:
@@ -316,7 +317,7 @@ def _plan_layers(opened: Opened) -> Section | None:
             found[record.path] = opened.read(name)
     if not found:
         return None
-    shown: list[RenderableType] = []
+    shown: list[Table | str] = []
     for path, content in found.items():
         shown.append(f"{path}, {len(content['layers'])} layers: {content['said']}")
         shown.append(_layers_table(content))
@@ -326,28 +327,27 @@ def _plan_layers(opened: Opened) -> Section | None:
 def _layers_table(content: dict[str, Any]) -> Table:
     """A built engine's layers one by one; of those that were only parsed, the kinds for each."""
     if content["source"] == "engine":
-        table = _table("layer of the engine", "type", "layers of the spec")
+        layers = table("layer of the engine", "type", "layers of the spec")
         for layer in content["layers"]:
-            table.add_row(layer["name"], layer["type"], layer["spec"] or "")
-        return table
-    table = _table("layer of the spec", "parsed as")
+            layers.add_row(layer["name"], layer["type"], layer["spec"] or "")
+        return layers
+    layers = table("layer of the spec", "parsed as")
     kinds: dict[str, dict[str, None]] = {}
     for layer in content["layers"]:
         kinds.setdefault(layer["spec"] or "", {})[layer["type"]] = None
     for spec, types in kinds.items():
-        table.add_row(spec or "(none)", ", ".join(types))
-    return table
+        layers.add_row(spec or "(none)", ", ".join(types))
+    return layers
 
 
 def _files(opened: Opened) -> Section:
     files = opened.manifest.files
-    table = _table("file", "size", "SHA-256")
-    table.columns[1].justify = "right"
+    listed = table("file", "size", "SHA-256", figures=["size"])
     for path, record in sorted(files.items()):
-        table.add_row(path, bytes_in_words(record.bytes), record.sha256[:16] + "…")
+        listed.add_row(path, bytes_in_words(record.bytes), record.sha256[:16] + "…")
     total = sum(record.bytes for record in files.values())
     content = {path: {"bytes": r.bytes, "sha256": r.sha256} for path, r in sorted(files.items())}
-    return Section("files", content, f"{len(files)} files, {bytes_in_words(total)}", [table])
+    return Section("files", content, f"{len(files)} files, {bytes_in_words(total)}", [listed])
 
 
 SECTIONS: tuple[Callable[[Opened], Section | None], ...] = (
@@ -362,23 +362,6 @@ SECTIONS: tuple[Callable[[Opened], Section | None], ...] = (
 
 
 # ---- words ---------------------------------------------------------------------------------------
-
-
-def _pairs(rows: dict[str, str]) -> Table:
-    """Names and values, the names dim; what has no value is left out."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, value)
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def _range(batch: BatchRange) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from io import TextIOBase
+from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -47,13 +49,43 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
+# Nothing is folded where nobody says how wide the paper is: a line that is one can be searched.
+_NO_LIMIT = 10_000
+
+
+class _Unpadded(TextIOBase):
+    """stdout without the blanks that tables are filled up with behind."""
+
+    def __init__(self) -> None:
+        self._blanks = ""  # at the end so far: what follows says whether they end a line
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stdout.encoding
+
+    def write(self, text: str) -> int:
+        whole = re.sub(r" +\n", "\n", self._blanks + text)
+        kept = whole.rstrip(" ")
+        self._blanks = whole[len(kept) :]
+        sys.stdout.write(kept)
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
 def console() -> Console:
-    """Where tables are printed: stdout, as wide as the terminal, or 160 columns elsewhere."""
+    """Where tables are printed: stdout, as wide as the terminal. A file is as wide as COLUMNS says,
+    or else as wide as is needed. Brackets are text here, and no markup.
+    """
     from rich.console import Console
 
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=160, no_color=True)
+        return Console(highlight=False, markup=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) > 0 else _NO_LIMIT
+    file = cast(IO[str], _Unpadded())
+    return Console(highlight=False, markup=False, file=file, width=width, no_color=True)
 
 
 def bytes_in_words(count: int) -> str:

@@ -241,8 +241,10 @@ def _write_page(report: Report, path: Path, name: str) -> None:
 
 
 def _print(report: Report) -> None:
+    from alexc.cli.tables import show
+
     out = console()
-    out.print(_table(report))
+    show(out, _table(report))
     out.print("largest error of each layer, and its share of what is tolerated there")
     for result in report.backends:
         verdict = {True: "verified: ", False: "DIVERGES: ", None: ""}[result.passed]
@@ -250,9 +252,9 @@ def _print(report: Report) -> None:
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
     if report.inputs is not None:
-        out.print(f"given {report.inputs}", markup=False, highlight=False)
+        out.print(f"given {report.inputs}")
     for note in report.notes:
-        out.print(note, markup=False, highlight=False)
+        out.print(note)
     out.print("passed" if report.passed else "FAILED")
 
 
@@ -261,15 +263,13 @@ def _table(report: Report) -> Table:
 
     Readers of shapes have no errors to show, unless they disagree.
     """
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", overflow="fold")
+    from alexc.cli.tables import table
+
     rows = [row for row in report.rows if row.check != "shapes" or not row.passed]
     backends = list(dict.fromkeys(row.backend for row in rows))
-    for backend in backends:
-        table.add_column(backend, justify="right")
+    layers = table("layer", *backends, figures=backends)
     worst: dict[tuple[str, str], Row] = {}
     for row in rows:
         key = (row.layer, row.backend)
@@ -278,20 +278,20 @@ def _table(report: Report) -> Table:
     # The whole net's rows come in the order of the data; those of single layers may not.
     ordered = sorted(rows, key=lambda row: row.check != "end_to_end")
     for layer in dict.fromkeys(row.layer for row in ordered):
-        cells = []
+        cells: list[Text | str] = []
         for backend in backends:
             found = worst.get((layer, backend))
             if found is None:
                 cells.append("")
             elif found.max_abs is None:
-                cells.append(f"[red]{found.message or 'nothing to compare'}[/red]")
+                cells.append(Text(found.message or "nothing to compare", "red"))
             else:
                 style = "red" if not found.passed else "default"
                 share = _share(found)
                 shown = f"{share:.0%}" if share < 100 else f"{share:.1g} ×"
-                cells.append(f"{found.max_abs:.1e} [{style}]{shown:>4}[/{style}]")
-        table.add_row(layer, *cells)
-    return table
+                cells.append(Text.assemble(f"{found.max_abs:.1e} ", (f"{shown:>4}", style)))
+        layers.add_row(layer, *cells)
+    return layers
 
 
 def _share(row: Row) -> float:
