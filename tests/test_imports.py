@@ -49,6 +49,7 @@ OWNERS = {
     "matplotlib": ("alexc.verify", "alexc.plan", "alexc.train"),
     "onnx": (
         "alexc.lower.to_onnx",
+        "alexc.lower.onnx_model",
         "alexc.engines",
         "alexc.verify",
         "alexc.bundle",
@@ -68,6 +69,7 @@ OWNERS = {
     "tensorrt_rtx": ("alexc.engines", "alexc.verify", "alexc.plan", "alexc_runtime.engines"),
     "torch": (
         "alexc.lower.to_torch",
+        "alexc.lower.torch_modules",
         "alexc.verify",
         "alexc.calibrate",
         "alexc.plan",
@@ -154,8 +156,8 @@ def test_rooms_import_what_they_may(file: Path) -> None:
             "def f():\n    import torch.nn",
             (
                 "alexc.spec.model:2 imports torch.nn: torch belongs to other rooms "
-                "(alexc.lower.to_torch, alexc.verify, alexc.calibrate, alexc.plan, alexc.train, "
-                "alexc.importers)"
+                "(alexc.lower.to_torch, alexc.lower.torch_modules, alexc.verify, alexc.calibrate, "
+                "alexc.plan, alexc.train, alexc.importers)"
             ),
         ),
         (

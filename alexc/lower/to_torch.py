@@ -15,10 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alexc.diagnostics import AlexcError, Diagnostic, fault
 from alexc.graph.graph import INPUT, Graph
+from alexc.lower.torch_modules import (
+    UNSET,
+    ConcatChannels,
+    DividedAvgPool2d,
+    PaddedConv2d,
+    ResponseNorm,
+    Sum,
+    sides,
+)
 from alexc.ops.base import Op, Shape, format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
@@ -26,7 +34,6 @@ from alexc.ops.norm import BatchNorm, Lrn
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
-from alexc.ops.window import Axis
 
 
 class TorchNet(nn.Module):
@@ -150,106 +157,7 @@ def _last_reads(graph: Graph) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sources) for name, sources in finished.items()}
 
 
-# ---- modules that PyTorch does not have ----------------------------------------------------------
-
-
-class PaddedConv2d(nn.Conv2d):
-    """A convolution whose padding differs between opposite sides."""
-
-    def __init__(self, channels: int, op: Conv) -> None:
-        super().__init__(
-            channels,
-            op.out_channels,
-            op.kernel_size,
-            op.stride,
-            dilation=op.dilation,
-            groups=op.groups,
-            bias=op.bias,
-            device=_UNSET,
-        )
-        p = op.padding
-        self.sides = p.left, p.right, p.top, p.bottom
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(functional.pad(images, self.sides))
-
-
-class DividedAvgPool2d(nn.Module):
-    """An average whose divisor differs from window to window: the sum, and then the division."""
-
-    divisors: Tensor
-
-    def __init__(self, op: AvgPool, shape: Shape) -> None:
-        super().__init__()
-        self.kernel_size, self.stride = op.kernel_size, op.steps
-        self.sides = _sides(op.axes(shape))
-        divisors = torch.tensor(op.divisors(shape), dtype=torch.float32)
-        self.register_buffer("divisors", divisors, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        padded = functional.pad(images, self.sides)
-        sums = functional.avg_pool2d(padded, self.kernel_size, self.stride, divisor_override=1)
-        return sums / self.divisors
-
-
-class ResponseNorm(nn.Module):
-    """Local response normalisation: a / (k + A · Σ a²)^beta.
-
-    PyTorch's own goes through a three-dimensional pool, which takes more than twice as long, has no
-    bfloat16 on the CPU, and overflows in float16 where a² passes 65504. Here the squares of narrow
-    types are summed in float32.
-    """
-
-    def __init__(self, op: Lrn) -> None:
-        super().__init__()
-        self.size, self.region = op.size, op.region
-        self.alpha, self.beta, self.k = op.alpha_per_element, op.beta, op.k
-
-    def forward(self, images: Tensor) -> Tensor:
-        a = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-        across = self.region == "across_channels"
-        sums = self._over_channels(a * a) if across else self._over_pixels(a * a)
-        return (a / (self.k + self.alpha * sums) ** self.beta).to(images.dtype)
-
-    def _over_channels(self, squares: Tensor) -> Tensor:
-        """The sum over the channels around each: the image laid over itself, a channel further."""
-        channels = squares.shape[1]
-        reach = min(self.size // 2, channels)
-        padded = functional.pad(squares, (0, 0, 0, 0, reach, reach))
-        sums = padded[:, :channels]
-        for first in range(1, 2 * reach + 1):
-            sums = sums + padded[:, first : first + channels]
-        return sums
-
-    def _over_pixels(self, squares: Tensor) -> Tensor:
-        """The sum over size×size pixels around each."""
-        return functional.avg_pool2d(squares, self.size, 1, self.size // 2, divisor_override=1)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, {self.region}, A={self.alpha}, beta={self.beta}, k={self.k}"
-
-
-class Sum(nn.Module):
-    """The sum of its inputs."""
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        total = tensors[0]
-        for tensor in tensors[1:]:
-            total = total + tensor
-        return total
-
-
-class ConcatChannels(nn.Module):
-    """Its inputs' channels, one input after the other."""
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return torch.cat(tensors, dim=1)
-
-
 # ---- the dictionary ------------------------------------------------------------------------------
-
-# Parameters are made without values, which `to_torch` brings: drawing them would be wasted time.
-_UNSET = torch.device("meta")
 
 
 def _conv(op: Conv, shape: Shape) -> nn.Module:
@@ -264,14 +172,14 @@ def _conv(op: Conv, shape: Shape) -> nn.Module:
         op.dilation,
         op.groups,
         op.bias,
-        device=_UNSET,
+        device=UNSET,
     )
 
 
 def _max_pool(op: MaxPool, shape: Shape) -> nn.Module:
     if padding := _native_padding(op, shape):
         return nn.MaxPool2d(op.kernel_size, op.steps, padding)
-    pad = nn.ConstantPad2d(_sides(op.axes(shape)), float("-inf"))
+    pad = nn.ConstantPad2d(sides(op.axes(shape)), float("-inf"))
     return nn.Sequential(pad, nn.MaxPool2d(op.kernel_size, op.steps))
 
 
@@ -294,26 +202,15 @@ def _native_padding(op: MaxPool | AvgPool, shape: Shape) -> tuple[int, int] | No
     return axes[0].before, axes[1].before
 
 
-def _sides(axes: tuple[Axis, Axis]) -> tuple[int, int, int, int]:
-    """Padding as PyTorch lists it: left, right, top, bottom, with what hangs over in ceil mode."""
-    rows, columns = axes
-    return (
-        columns.before,
-        columns.after + columns.overhang,
-        rows.before,
-        rows.after + rows.overhang,
-    )
-
-
 def _batch_norm(op: BatchNorm, shape: Shape) -> nn.Module:
     norm = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
-    return norm(shape[0], op.eps, op.momentum, op.affine, device=_UNSET)
+    return norm(shape[0], op.eps, op.momentum, op.affine, device=UNSET)
 
 
 # What each op is in PyTorch: from the op and the shape of its (first) input to a module.
 LOWERINGS: dict[type[Op], Callable[[Any, Shape], nn.Module]] = {
     Conv: _conv,
-    Linear: lambda op, shape: nn.Linear(shape[0], op.out_features, op.bias, device=_UNSET),
+    Linear: lambda op, shape: nn.Linear(shape[0], op.out_features, op.bias, device=UNSET),
     MaxPool: _max_pool,
     AvgPool: _avg_pool,
     AdaptiveAvgPool: lambda op, _: nn.AdaptiveAvgPool2d(op.output_size),
