@@ -101,6 +101,8 @@ def train(
 
 
 def _print(folder: Path, outcome: Outcome, json: bool) -> None:
+    from alexc.train.report import seconds_in_words
+
     scores = outcome.scores
     if json:
         print_json(
@@ -120,7 +122,7 @@ def _print(folder: Path, outcome: Outcome, json: bool) -> None:
     else:
         print(
             f"{folder}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} of {scores.images:,} "
-            f"images after {outcome.seconds:,.0f} s"
+            f"images after {seconds_in_words(outcome.seconds)}"
         )
 
 

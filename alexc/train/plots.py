@@ -28,6 +28,7 @@ from alexc.graph.graph import Graph
 from alexc.ops.conv import Conv
 from alexc.train import checkpoint, metrics
 from alexc.train.evaluate import Scores
+from alexc.train.report import seconds_in_words
 from alexc.train.run import Run, open_run
 from alexc.weights import store
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES, FILTERS, CONFUSION, PAGE = "curves.png", "filters.png", "confusion.png", "index.html"
+_FEW_EPOCHS = 20  # each is shown as a dot, or else one alone would not be seen
 _MOST_CLASSES = 40  # a confusion matrix of more says nothing to the eye
 
 
@@ -81,6 +83,7 @@ def _png(figure: Figure) -> bytes:
 def curves(lines: Sequence[dict[str, Any]]) -> Figure | None:
     """Loss and error of training and test by epoch; None before the first epoch has ended."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     epochs = [line for line in lines if line.get("kind") == "epoch"]
     if not epochs:
@@ -88,13 +91,17 @@ def curves(lines: Sequence[dict[str, Any]]) -> Figure | None:
     figure = Figure(figsize=(10, 3.4))
     left, right = figure.subplots(1, 2)
     x = [line["epoch"] for line in epochs]
-    left.plot(x, [line["train_loss"] for line in epochs], label="training")
-    left.plot(x, [line["loss"] for line in epochs], label="test")
-    left.set(xlabel="epoch", ylabel="loss")
-    right.plot(x, [100 * (1 - line["train_top1"]) for line in epochs], label="training")
-    right.plot(x, [100 * (1 - line["top1"]) for line in epochs], label="test")
-    right.set(xlabel="epoch", ylabel="error, %")
-    for axes in (left, right):
+    marker = "o" if len(x) <= _FEW_EPOCHS else None
+    for axes, learnt, tested, name in (
+        (left, "train_loss", "loss", "loss"),
+        (right, "train_top1", "top1", "error, %"),
+    ):
+        for key, label in ((learnt, "training"), (tested, "test")):
+            y = [100 * (1 - line[key]) if axes is right else line[key] for line in epochs]
+            axes.plot(x, y, label=label, marker=marker)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.set_xlim(x[0] - 0.3, x[-1] + 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -110,7 +117,8 @@ def filters(weight: NDArray[np.float32]) -> Figure:
     count, channels, height, width = weight.shape
     columns = math.ceil(math.sqrt(2 * count))
     rows = math.ceil(count / columns)
-    sheet = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), np.float32)
+    # What lies between them is transparent, to be seen on any page.
+    sheet = np.zeros((rows * (height + 1) + 1, columns * (width + 1) + 1, 4), np.float32)
     for number, kernel in enumerate(weight):
         image = kernel.transpose(1, 2, 0)
         if channels != 3:
@@ -118,8 +126,11 @@ def filters(weight: NDArray[np.float32]) -> Figure:
         low, high = image.min(), image.max()
         top = 1 + number // columns * (height + 1)
         left = 1 + number % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = (image - low) / max(high - low, 1e-12)
+        kernel_at = sheet[top : top + height, left : left + width]
+        kernel_at[..., :3] = (image - low) / max(high - low, 1e-12)
+        kernel_at[..., 3] = 1
     figure = Figure(figsize=(columns / 2, rows / 2))
+    figure.patch.set_alpha(0)
     axes = figure.subplots()
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
@@ -167,13 +178,25 @@ def first_convolution(graph: Graph) -> str | None:
 # ---- the page ------------------------------------------------------------------------------------
 
 _STYLE = """
+:root { color-scheme: light dark; --faint: #6b7280; --rule: #d8dbe0; --shade: #f4f4f4 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-img { max-width: 100% } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .15rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-pre { background: #f4f4f4; padding: 1rem; overflow: auto }
-@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd }
-pre { background: #262626 } img { background: white } td, th { border-color: #444 } }
+h2 { margin-top: 2rem } img { max-width: 100% } .scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .15rem .8rem; text-align: right; border-bottom: 1px solid var(--rule);
+         white-space: nowrap }
+th { color: var(--faint); font-weight: 500 }
+pre { background: var(--shade); padding: 1rem; overflow: auto }
+@media (prefers-color-scheme: dark) {
+  :root { --faint: #9aa3ad; --rule: #3a4048; --shade: #262626 }
+  body { background: #1b1b1b; color: #ddd }
+  .drawn { filter: invert(.89) hue-rotate(180deg) }
+}
 """
+_PICTURES = {
+    CURVES: "Curves",
+    FILTERS: "Kernels of the first layer",
+    CONFUSION: "What is taken for what, in % of the label's images",
+}
 
 
 def _page(run: Run, lines: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> str:
@@ -182,25 +205,25 @@ def _page(run: Run, lines: Sequence[dict[str, Any]], pictures: dict[str, bytes])
     end = next((line for line in reversed(lines) if line.get("kind") == "end"), None)
     record = run.record
     images = f"{record.images[0]:,} images to learn from, {record.images[1]:,} to test with"
-    machine = f"{record.precision}, {record.threads} threads"
+    threads = "one thread" if record.threads == 1 else f"{record.threads} threads"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
+        '<meta name=viewport content="width=device-width, initial-scale=1">',
         f"<style>{_STYLE}</style><h1>{name}</h1>",
-        f"<p>{html.escape(record.data)}: {images}; {html.escape(machine)}.</p>",
+        f"<p>{html.escape(record.data)}: {images}; {record.precision}, {threads}.</p>",
     ]
     if end is not None:
+        views = "one view" if end["views"] == 1 else f"{end['views']} views"
         parts.append(
             f"<p><b>top-1 {end['top1']:.2%}, top-5 {end['top5']:.2%}</b> of {end['images']:,} "
-            f"images, {end['views']} view(s), after {end['seconds']:,.0f} s.</p>"
+            f"images, {views} of each, after {seconds_in_words(end['seconds'])}.</p>"
         )
-    for file, title in (
-        (CURVES, "Curves"),
-        (FILTERS, "Kernels of the first layer"),
-        (CONFUSION, "What is taken for what, in % of the label's images"),
-    ):
+    for file, title in _PICTURES.items():
         if file in pictures:
-            data = base64.b64encode(pictures[file]).decode()
-            parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
+            source = f"data:image/png;base64,{base64.b64encode(pictures[file]).decode()}"
+            # On a dark page drawings turn dark, too; kernels keep their colours.
+            kind = "" if file == FILTERS else " class=drawn"
+            parts.append(f'<h2>{title}</h2><img{kind} alt="{title}" src="{source}">')
     if not pictures:
         why = "matplotlib is not installed, or no epoch has ended"
         parts.append(f"<p>There are no pictures: {why}.</p>")
@@ -217,10 +240,10 @@ def _table(lines: Sequence[dict[str, Any]]) -> str:
     rows = [
         f"<tr><td>{line['epoch']}<td>{line['train_loss']:.4f}<td>{line['train_top1']:.2%}"
         f"<td>{line['loss']:.4f}<td>{line['top1']:.2%}<td>{line['top5']:.2%}"
-        f"<td>{line['learning_rate']:.3g}<td>{line['seconds']:,.0f}"
+        f"<td>{line['learning_rate']:.3g}<td>{seconds_in_words(line['seconds'])}"
         for line in lines
         if line.get("kind") == "epoch"
     ]
-    head = "epoch,training loss,training top-1,test loss,top-1,top-5,learning rate,seconds"
+    head = "epoch,training loss,training top-1,test loss,top-1,top-5,learning rate,time"
     cells = "".join(f"<th>{word}" for word in head.split(","))
-    return f"<h2>Epochs</h2><table><tr>{cells}{''.join(rows)}</table>"
+    return f"<h2>Epochs</h2><div class=scroll><table><tr>{cells}{''.join(rows)}</table></div>"

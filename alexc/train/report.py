@@ -9,6 +9,13 @@ from typing import Protocol, TypeVar
 Thing = TypeVar("Thing")
 
 
+def seconds_in_words(seconds: float) -> str:
+    """`0.41 s`, `7.3 s`, `68 s`, `5,412 s`: two figures, or whole seconds."""
+    if seconds >= 9.95:
+        return f"{seconds:,.0f} s"
+    return f"{seconds:.1f} s" if seconds >= 0.995 else f"{seconds:.2f} s"
+
+
 class Reporter(Protocol):
     """Who is told how it goes. Called by the first worker only."""
 

@@ -111,7 +111,7 @@ def _plot(report: Report) -> str:
     """The largest error of every layer in the whole net, below the tolerance, on a log scale."""
     rows = [row for row in report.rows if row.check == "end_to_end"]
     layers = list(dict.fromkeys(row.layer for row in rows))
-    backends = list(dict.fromkeys(row.backend for row in report.rows))
+    backends = list(dict.fromkeys(row.backend for row in rows))
     if not layers:
         return ""
     # A tolerance that only underflow sets would stretch the scale by thirty decades.
