@@ -17,7 +17,10 @@ from torch import Tensor
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.train import checkpoint, metrics
+from alexc.train.checkpoint import State
+from alexc.train.guard import Guard
 from alexc.train.run import claimed
+from alexc.train.tally import Diagnose, Tally
 from tests.train_nets import DATA, SMALL, Quiet, run, small_net
 
 
@@ -274,6 +277,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.code == "train/not-finite"
     assert any("not finite" in note for note in diagnostic.notes)
+
+
+@pytest.mark.parametrize(("every", "words"), [(3, "one more update"), (9, "4 more updates")])
+def test_losses_that_are_looked_at_late_are_of_their_step_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, words: str
+) -> None:
+    """As on a GPU, which is not waited for at every step; no GPU has run this."""
+    text = SMALL.replace("  bn1: batch_norm\n", "")
+    rates = ("train.optimizer.learning_rate=1e30", "train.schedule.warmup=1")
+    with pytest.raises(AlexcError) as at_once:
+        run(small_net(tmp_path, text), tmp_path / "at-once", *rates)
+
+    def late(state: State, guard: Guard, diagnose: Diagnose, _: int) -> Tally:
+        return Tally(state, guard, diagnose, every)
+
+    monkeypatch.setattr("alexc.train.loop.Tally", late)
+    with pytest.raises(AlexcError) as caught:
+        run(small_net(tmp_path, text), tmp_path / "late", *rates)
+    (soon,), (diagnostic,) = at_once.value.diagnostics, caught.value.diagnostics
+    assert diagnostic.message == soon.message
+    assert diagnostic.notes[-1] == soon.notes[-1]  # the learning rate of that step
+    assert f"the layers below are seen after {words}, when" in diagnostic.notes[0]
+    assert not any("looked at now and then" in note for note in soon.notes)
+    assert checkpoint.latest(tmp_path / "late") is None
 
 
 # ---- killed --------------------------------------------------------------------------------------

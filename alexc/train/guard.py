@@ -39,11 +39,21 @@ class Guard:
 
 
 def diagnosis(
-    verdict: str, net: TorchNet, inputs: Tensor, labels: Tensor, rate: float
+    verdict: str, net: TorchNet, inputs: Tensor, labels: Tensor, rate: float, *, updates: int
 ) -> AlexcError:
-    """The fault to stop with: the verdict, and what each layer does with the batch at hand."""
+    """The fault to stop with: the verdict, and what each layer does with the batch at hand.
+
+    `updates` of the weights were made since the loss that the verdict is of.
+    """
     finite = "stuck" in verdict
-    notes = [*_of_weights(net), *_of_activations(net, inputs), *_of_gradients(net, inputs, labels)]
+    notes = []
+    if updates and not finite:
+        more = "one more update" if updates == 1 else f"{updates} more updates"
+        notes.append(
+            "losses on a GPU are looked at now and then: the layers below are seen after "
+            f"{more}, when what is not finite has spread"
+        )
+    notes += [*_of_weights(net), *_of_activations(net, inputs), *_of_gradients(net, inputs, labels)]
     notes.append(f"the learning rate was {rate:.3g}")
     help = (
         "another init (`init: kaiming`), a lower learning rate or a warm-up; a net whose loss "

@@ -73,6 +73,7 @@ class Learner:
             self._restore(start)
         self.forward = self._wrapped()
         self._at_hand: tuple[Tensor, Tensor] | None = None
+        self._updated = 0  # the number of the last step that has moved the weights
 
     def _wrapped(self) -> nn.Module:
         """The module as a step calls it: compiled, and its gradients exchanged."""
@@ -128,6 +129,7 @@ class Learner:
         self.scaler.update()
         if self.average is not None:
             self._average(step)
+        self._updated = step + 1
 
     def _alone(self, more: bool) -> AbstractContextManager[object]:
         """Where gradients are not exchanged yet, because more of them will be added."""
@@ -145,10 +147,14 @@ class Learner:
             list(self.average.values()), [current[name] for name in self.average], 1 - keep
         )
 
-    def diagnosis(self, verdict: str, rate: float) -> AlexcError:
-        """The fault to stop with: this was said of the last `gradients`, at this learning rate."""
+    def diagnosis(self, verdict: str, step: int, rate: float) -> AlexcError:
+        """The fault to stop with: this was found in step number `step`, at this learning rate.
+
+        The layers are seen as they are now, with the images of the last step.
+        """
         assert self._at_hand is not None
-        return diagnosis(verdict, self.module, *self._at_hand, rate)
+        updates = max(0, self._updated - step + 1)
+        return diagnosis(verdict, self.module, *self._at_hand, rate, updates=updates)
 
     # ---- what is tested and kept -----------------------------------------------------------------
 

@@ -27,14 +27,16 @@ from alexc.train.data.photos import told
 from alexc.train.evaluate import Scores, evaluate, together
 from alexc.train.guard import Guard
 from alexc.train.interrupt import Stop
-from alexc.train.learner import Found, Learner
+from alexc.train.learner import Learner
 from alexc.train.metrics import Metrics
 from alexc.train.report import Clock, Reporter
 from alexc.train.schedule import Plateau, factor
+from alexc.train.tally import Tally
 from alexc_runtime.cores import affinity
 
 _STRETCH = 50  # steps between two lines of metrics
 _TALK = 10  # steps between two looks at what workers have to say to each other
+_LOOK = 10  # steps between two looks at the losses on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,11 @@ class Loop:
         self.steps = self.per_epoch * self.recipe.epochs
         graph = learner.graph
         self.classes = graph.shapes[graph.outputs[0]][0]
-        self.guard = Guard(self.classes, self.recipe.stuck_after, state.guard_loss)
+        guard = Guard(self.classes, self.recipe.stuck_after, state.guard_loss)
+        every = 1 if self.workers.device.type == "cpu" else _LOOK
+        self.tally = Tally(state, guard, self._diagnosis, every)
         self.rate = self.recipe.optimizer.learning_rate
         self.board: board.Board | None = None
-        self.unsettled: list[Found] = []
 
     def go(self, stop: Stop) -> Outcome:
         """Steps until the last or until `stop`; metrics, tests and checkpoints as they fall due."""
@@ -185,17 +188,14 @@ class Loop:
         draw = Draw.of(recipe.seed, step, recipe.batch).part(part)
         inputs = self.learnt.pixels.for_training(images, draw)
         labels = labels.to(workers.device, non_blocking=True)
-        self.rate = self._rate_now()
-        self.unsettled.append(self.learner.gradients(inputs, labels, step))
-        # A GPU is not waited for at every step; what was found is looked at some steps later.
-        if workers.device.type == "cpu" or len(self.unsettled) == _TALK:
-            self._settle()
+        self.rate = self._rate(step)
+        self.tally.add(self.learner.gradients(inputs, labels, step))
         self.learner.update(step, self.rate)
 
-    def _rate_now(self) -> float:
-        """The rate of this step, taken at its middle, so that none is 0."""
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this epoch, taken at its middle, so that none is 0."""
         recipe = self.recipe
-        epoch = (self.state.step + 0.5) / self.per_epoch
+        epoch = (step + 0.5) / self.per_epoch
         falling = factor(recipe.schedule, epoch, recipe.epochs, self._plateau())
         return recipe.optimizer.learning_rate * falling
 
@@ -203,24 +203,9 @@ class Loop:
         state = self.state
         return Plateau(state.plateau_best, state.plateau_waited, state.plateau_lowered)
 
-    def _settle(self) -> None:
-        """Look at the losses of the last steps: judge them, and add them to the epoch's sums.
-
-        Raises AlexcError if nothing is learnt. Called before anything is told or saved, so that no
-        checkpoint holds what a step that went wrong has made.
-        """
-        state = self.state
-        for found in self.unsettled:
-            loss, correct = found.sums.tolist()
-            images = int(found.known)
-            if images and (verdict := self.guard.verdict(loss, found.step)) is not None:
-                raise self.learner.diagnosis(verdict, self.rate)
-            state.guard_loss = self.guard.mean
-            state.sums.images += images
-            state.sums.damaged += found.count - images
-            state.sums.loss += loss * images
-            state.sums.correct += int(correct)
-        self.unsettled.clear()
+    def _diagnosis(self, verdict: str, step: int) -> AlexcError:
+        """The fault to stop with: this was found in step number `step`, counted from 1."""
+        return self.learner.diagnosis(verdict, step, self._rate(step - 1))
 
     # ---- testing ---------------------------------------------------------------------------------
 
@@ -239,7 +224,7 @@ class Loop:
     def _end_epoch(self) -> bool:
         """Test, write the epoch's line, and say whether the weights are the best so far."""
         state = self.state
-        self._settle()
+        self.tally.settle()
         scores = self._test(quick=True)
         plateau = self._plateau()
         plateau.see(1 - scores.top1, self.recipe.schedule)
@@ -287,7 +272,7 @@ class Loop:
                 self.report.say(told(part.data.damaged))
 
     def _tell(self, clock: Clock) -> None:
-        self._settle()
+        self.tally.settle()
         sums, state = self.state.sums, self.state
         if not self.workers.first or not sums.images:
             return
@@ -323,7 +308,7 @@ class Loop:
 
     def _save(self, *, last: bool = False) -> None:
         """Save the state. Without room on the disk the run goes on, unless this was the `last`."""
-        self._settle()
+        self.tally.settle()
         state, learner = self.state, self.learner
         self.saved = state.step
         if not self.workers.first:
