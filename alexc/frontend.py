@@ -14,8 +14,8 @@ from alexc.graph.graph import Graph
 from alexc.graph.lint import lint
 from alexc.ops.pointwise import Softmax
 from alexc.source import Listing, Scalar
-from alexc.spec.merge import project_root, resolve_path
 from alexc.spec.parse import Spec, load_spec, spec_from_json
+from alexc.spec.paths import project_root, resolve_path
 
 MAX_LABEL_BYTES = 4_000_000  # ImageNet's 21,841 classes take half a megabyte
 

@@ -14,7 +14,7 @@ from alexc.files import whole_file
 from alexc.frontend import Net, load_net
 from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
-from alexc.spec.merge import project_root
+from alexc.spec.paths import project_root
 from alexc.spec.write import to_flow
 
 # The language's schema, which editors complete from, where a project keeps it.

@@ -27,9 +27,9 @@ from alexc.importers.foreign import ForeignNet
 from alexc.ops.base import Op, Padding
 from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Softmax
-from alexc.spec.merge import project_root
 from alexc.spec.model import InitSpec, LayerInit
 from alexc.spec.names import listing
+from alexc.spec.paths import project_root
 from alexc.spec.write import to_yaml
 from alexc.weights import store
 from alexc.weights.init import resolve

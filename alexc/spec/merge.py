@@ -18,12 +18,10 @@ Every value keeps the place of the file and line that wrote it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
 from pathlib import Path
 
-from alexc.diagnostics import AlexcError, Diagnostic, Place, UsageError
+from alexc.diagnostics import AlexcError, Diagnostic, UsageError
 from alexc.source import (
     MAX_BYTES,
     Entry,
@@ -37,12 +35,12 @@ from alexc.source import (
     sequence,
 )
 from alexc.spec.names import Names, clip
+from alexc.spec.paths import project_root, resolve_path
+from alexc.spec.positions import Anchor, rearranged, refuse_positions, split_position
 
 NOT_INHERITED = ("name", "source", "description", "expect")
 PATCHED = ("input", "preprocess", "init", "precision", "blocks")
 MAX_CHAIN = 16
-_ROOT_MARKS = (".git", "pyproject.toml")
-_MOST_SIBLINGS = 1000  # files of a folder that a misspelt path is compared with
 
 
 @dataclass(slots=True)
@@ -61,7 +59,7 @@ def load_tree(path: Path) -> Merged:
     chain = _read_chain(path)
     here, tree = chain.pop()
     merged = Merged(tree, [here])
-    _refuse_positions(tree)
+    refuse_positions(tree)
     for here, patch in reversed(chain):
         faults: list[Diagnostic] = []
         merged.tree = _merge_root(merged.tree, patch, faults)
@@ -69,59 +67,6 @@ def load_tree(path: Path) -> Merged:
         if faults:
             raise AlexcError(*faults)
     return merged
-
-
-def project_root(path: Path) -> Path:
-    """The folder that paths in a spec may not leave: the nearest above with .git or pyproject.toml.
-
-    Where there is none, the spec's own folder.
-    """
-    folder = path.resolve().parent
-    for candidate in (folder, *folder.parents):
-        if any((candidate / mark).exists() for mark in _ROOT_MARKS):
-            return candidate
-    return folder
-
-
-def resolve_path(text: Node, owner: Path, root: Path, code: str) -> Path:
-    """The file that a spec names, relative to the file `owner` that names it, within `root`."""
-    if not isinstance(text, Scalar) or not isinstance(text.value, str) or not text.value:
-        key = code.partition("/")[0]
-        message = f"`{key}` must be the path of one file"
-        help = f"relative to this file, for example {key}: alexnet.yaml"
-        raise AlexcError(Diagnostic(code, message, text.place, help=help))
-    named = Path(text.value)
-    shown = clip(text.value)
-    try:
-        target = (owner.parent / named).resolve()
-        exists, is_folder = target.is_file(), target.is_dir()
-    except (OSError, ValueError, RuntimeError):
-        target, exists, is_folder = owner.parent / "?", False, False
-    if named.is_absolute() or not target.is_relative_to(root):
-        top = os.path.relpath(root, owner.parent)
-        raise AlexcError(
-            Diagnostic(
-                code,
-                f"the path {shown} leaves the project",
-                text.place,
-                notes=(f"the project is the folder with {' or '.join(_ROOT_MARKS)}: {top}",),
-                help="name a file inside it, relative to this one",
-            )
-        )
-    if is_folder:
-        raise AlexcError(Diagnostic(code, f"{shown} is a folder, not a file", text.place))
-    if not exists:
-        near = Names(_files_in(target.parent)).did_you_mean(named.name)
-        message = f"there is no file {shown}, seen from {owner.name}"
-        raise AlexcError(Diagnostic(code, message, text.place, help=near))
-    return target
-
-
-def _files_in(folder: Path) -> list[str]:
-    try:
-        return [path.name for path in islice(folder.iterdir(), _MOST_SIBLINGS)]
-    except OSError:
-        return []
 
 
 def _shown(base: Path, extends: Scalar) -> str:
@@ -166,27 +111,6 @@ def _read_chain(path: Path) -> list[tuple[Path, Mapping]]:
         if size + len(data) > MAX_BYTES:
             message = f"this spec and those that it extends are larger than {MAX_BYTES:,} bytes"
             raise AlexcError(Diagnostic("extends/too-large", message, extends.place))
-
-
-def _refuse_positions(tree: Mapping) -> None:
-    """`after` and `before` mean something only to a patch."""
-    layers = tree.get("layers")
-    if not isinstance(layers, Mapping):
-        return
-    faults = [
-        Diagnostic(
-            "extends/position",
-            f"{clip(name)}: `{word}` is for a spec that extends another",
-            entry.value.entries[word].key,
-            help="here a layer stands where it is written",
-        )
-        for name, entry in layers.entries.items()
-        if isinstance(entry.value, Mapping)
-        for word in ("after", "before")
-        if word in entry.value.entries
-    ]
-    if faults:
-        raise AlexcError(*faults)
 
 
 def _merge_root(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
@@ -240,7 +164,7 @@ def _patch(owner: str, base: Mapping, patch: Mapping, faults: list[Diagnostic]) 
 def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Mapping:
     entries = dict(base.entries)
     names = Names(base.entries)
-    moves: dict[str, _Anchor] = {}
+    moves: dict[str, Anchor] = {}
     for name, entry in patch.entries.items():
         if _is_null(entry.value):
             if name in base.entries:
@@ -248,46 +172,15 @@ def _merge_layers(base: Mapping, patch: Mapping, faults: list[Diagnostic]) -> Ma
             else:
                 faults.append(_nothing_to_remove("the base", name, entry, names))
             continue
-        layer, anchor = _split_position(name, entry, faults)
+        layer, anchor = split_position(name, entry, faults)
         old = base.entries.get(name)
         if old is not None:
             layer = _patch_layer(name, old.value, layer, faults)
         entries[name] = Entry(entry.key, layer)
         if anchor is not None:
             moves[name] = anchor
-    order = _Order(entries)
-    for name, anchor in _anchors_first(moves):
-        if anchor.name == name:
-            message = f"{clip(name)} can't stand {anchor.word} itself"
-            faults.append(Diagnostic("extends/position", message, anchor.place))
-        elif anchor.name not in entries:
-            gone = "has been removed" if anchor.name in base.entries else "is not there"
-            message = f"{clip(name)} can't stand {anchor.word} {clip(anchor.name)}, which {gone}"
-            help = names.did_you_mean(anchor.name)
-            faults.append(Diagnostic("extends/position", message, anchor.place, help=help))
-        else:
-            order.move(name, anchor.word, anchor.name)
-    return mapping({name: entries[name] for name in order.names()}, patch.place)
-
-
-def _anchors_first(moves: dict[str, _Anchor]) -> Iterator[tuple[str, _Anchor]]:
-    """The moves, each after that of the layer it is put beside, which may be moved too.
-
-    So a move means the same wherever it is written. Layers that are put beside each other (`x`
-    after `y`, `y` before `x`) are moved in the order of the file.
-    """
-    done: set[str] = set()
-    for start in moves:
-        chain: list[str] = []
-        name = start
-        while name in moves and name not in done and name not in chain:
-            chain.append(name)
-            name = moves[name].name
-        circle = chain[chain.index(name) :] if name in chain else []
-        waiting = chain[: len(chain) - len(circle)]
-        yield from ((moved, moves[moved]) for moved in moves if moved in circle)
-        yield from ((moved, moves[moved]) for moved in reversed(waiting))
-        done.update(chain)
+    order = rearranged(entries, moves, base.entries, faults)
+    return mapping({name: entries[name] for name in order}, patch.place)
 
 
 def _patch_layer(name: str, old: Node, new: Node, faults: list[Diagnostic]) -> Node:
@@ -328,66 +221,6 @@ def _changes_kind(old: Mapping, new: Mapping) -> bool:
                 return True
             return before.value != now.value
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class _Anchor:
-    word: str  # after or before
-    name: str
-    place: Place
-
-
-def _split_position(
-    name: str, entry: Entry, faults: list[Diagnostic]
-) -> tuple[Node, _Anchor | None]:
-    """The layer without `after` and `before`, and where it wants to stand."""
-    if not isinstance(entry.value, Mapping):
-        return entry.value, None
-    words = [word for word in ("after", "before") if word in entry.value.entries]
-    if not words:
-        return entry.value, None
-    rest = {k: e for k, e in entry.value.entries.items() if k not in words}
-    layer = mapping(rest, entry.value.place)
-    target = entry.value.entries[words[0]].value
-    if len(words) == 2:
-        message = f"{clip(name)}: give `after` or `before`, not both"
-        faults.append(Diagnostic("extends/position", message, entry.value.entries["before"].key))
-        return layer, None
-    if not isinstance(target, Scalar) or not isinstance(target.value, str):
-        message = f"{clip(name)}: `{words[0]}` must be the name of a layer"
-        faults.append(Diagnostic("extends/position", message, target.place))
-        return layer, None
-    return layer, _Anchor(words[0], target.value, target.place)
-
-
-class _Order:
-    """Names in a row, from which one is taken out and put beside another in constant time."""
-
-    _START = ""  # stands before the first; no key of a file is empty
-
-    def __init__(self, names: dict[str, Entry]) -> None:
-        row = [self._START, *names, self._START]
-        self._next = dict(pairwise(row))
-        self._before = dict(pairwise(reversed(row)))
-
-    def move(self, name: str, word: str, anchor: str) -> None:
-        self._link(self._before[name], self._next[name])
-        left = anchor if word == "after" else self._before[anchor]
-        right = self._next[left]
-        self._link(left, name)
-        self._link(name, right)
-
-    def _link(self, left: str, right: str) -> None:
-        self._next[left] = right
-        self._before[right] = left
-
-    def names(self) -> list[str]:
-        row = []
-        name = self._next[self._START]
-        while name != self._START:
-            row.append(name)
-            name = self._next[name]
-        return row
 
 
 def _nothing_to_remove(owner: str, key: str, entry: Entry, known: Names) -> Diagnostic:

@@ -17,6 +17,7 @@ from alexc.ops import OPS
 from alexc.ops.base import Op
 from alexc.spec.merge import PATCHED
 from alexc.spec.model import RESERVED_NAMES, Header, LayerInit
+from alexc.spec.positions import POSITIONS
 
 Schema = dict[str, Any]
 
@@ -215,7 +216,7 @@ def _layer_of_block() -> Schema:
 
 def _positions() -> Schema:
     position = {**_NAME, "description": "The layer that this one is put beside."}
-    return {"after": position, "before": position}
+    return dict.fromkeys(POSITIONS, position)
 
 
 def _patch_of_op(kind: str, definitions: Schema) -> Schema:
