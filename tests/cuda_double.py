@@ -96,6 +96,7 @@ class Gpu:
         self.events: dict[int, Event] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.ready_graphs: dict[int, list[Callable[[], None]]] = {}
+        self.last: dict[int, Status] = {}  # the last error of each thread, until it is asked for
         self._lock = threading.RLock()  # the real functions may be called from many threads
         self._addresses = itertools.count(0x7F00_0000_0000, 1 << 28)
         self._handles = itertools.count(1000)
@@ -174,11 +175,18 @@ class Gpu:
                 if name in self.failing:
                     if name == "cudaStreamEndCapture":
                         self.stream(arguments[0]).recorded = None
-                    return (self.failing[name], *[None] * results)
+                    return self._noted(self.failing[name], *[None] * results)
                 found = function(*arguments)
-                return found if isinstance(found, tuple) else (found,)
+                if name == "cudaGetLastError":
+                    return (found,)
+                return self._noted(*found) if isinstance(found, tuple) else self._noted(found)
 
         return call
+
+    def _noted(self, status: Status, *results: Any) -> tuple[Any, ...]:
+        if status:
+            self.last[threading.get_ident()] = status
+        return status, *results
 
     def _not_recording(self, anywhere: bool = False) -> Status:
         """Calls that wait or allocate may not come while a stream of the thread records.
@@ -194,6 +202,10 @@ class Gpu:
         for stream in recording:
             stream.invalid = True
         return Status["cudaErrorStreamCaptureUnsupported"] if recording else OK
+
+    def may_wait_for_all(self) -> bool:
+        """Whether a library may wait for the device now; where it may not, recordings are ended."""
+        return not self._not_recording(anywhere=True)
 
     def cudaGetDeviceCount(self) -> tuple[Status, int]:
         return OK, self.devices
@@ -222,7 +234,7 @@ class Gpu:
         return OK, self.total - self.used, self.total
 
     def cudaGetLastError(self) -> Status:
-        return OK
+        return self.last.pop(threading.get_ident(), OK)
 
     def cudaGetErrorString(self, error: Any) -> tuple[Status, bytes]:
         words = {2: b"out of memory", 700: b"an illegal memory access was encountered"}

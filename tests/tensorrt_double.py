@@ -1,8 +1,9 @@
 """TensorRT of straw on a GPU of straw: it computes the small bundle's network, forgiving nothing.
 
-What TensorRT's pages forbid is an AssertionError here: to run a context without shapes, addresses
-or memory to work in, to record the first run of a size, to change a context of which a graph is
-still in use, addresses that are not aligned, and a plan that was refitted in part.
+It may wait for the whole GPU where plans and contexts are made, and so gives none while a stream
+records. What TensorRT's pages forbid is an AssertionError here: to run a context without shapes,
+addresses or memory to work in, to record the first run of a size, to change a context of which a
+graph is still in use, addresses that are not aligned, and a plan that was refitted in part.
 """
 
 # The methods take what the real ones do.
@@ -261,7 +262,9 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
                 assert chosen is DynamicShapesKernelSpecializationStrategy.EAGER
                 how = how.strategy
             assert how is ExecutionContextAllocationStrategy.USER_MANAGED
-            return None if does.fails("create_execution_context") else Context(self)
+            if does.fails("create_execution_context") or not gpu.may_wait_for_all():
+                return None
+            return Context(self)
 
         def _compute(self, addresses: dict[str, int], batch: int) -> None:
             def view(name: str) -> NDArray[Any]:
@@ -320,6 +323,8 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
 
         def deserialize_cuda_engine(self, plan: bytes) -> CudaEngine | None:
             assert plan == does.plan
+            if not gpu.may_wait_for_all():
+                return None
             if does.fails("deserialize_cuda_engine"):
                 self.log.log(Severity.WARNING, "this is of no importance")
                 self.log.log(Severity.ERROR, "the plan is of version 9\nin runtime.cpp:48")

@@ -25,7 +25,7 @@ import pytest
 import alexc_runtime
 from alexc.bundle import staged
 from alexc_runtime import BatchError, EngineError, EngineUnavailableError
-from alexc_runtime.engines import cuda, launches, tensorrt, tensorrt_plan
+from alexc_runtime.engines import collection, cuda, launches, tensorrt, tensorrt_plan
 from alexc_runtime.manifest import MODEL, Built, EngineRecord, Input
 from alexc_runtime.stripped import Place, strip
 from tests import tensorrt_double
@@ -222,6 +222,7 @@ def test_one_recording_that_another_thread_ends_is_not_the_last(
     with machine.open(built) as opened:
         agree(opened.run(images(3)), images(3))
         assert statuses == [900]
+        machine.gpu.last.clear()  # of a thread that is no more
         assert "cudaGraphLaunch" not in machine.gpu.calls
         machine.does.while_recording = lambda: None
         for _ in range(2):
@@ -238,6 +239,21 @@ def test_a_recording_that_fails_in_between_leaves_nothing(built: Path, machine: 
         machine.does.failing.clear()
         machine.does.while_recording = lambda: None
         agree(opened.run(images(3)), images(3))
+
+
+def test_a_recording_that_was_ended_and_fails_leaves_no_error_to_others(
+    built: Path, machine: Machine
+) -> None:
+    def ended() -> None:
+        for stream in machine.gpu.streams.values():
+            stream.invalid = True
+        machine.does.failing.add("execute_async_v3")
+
+    machine.does.while_recording = ended
+    with machine.open(built) as opened, pytest.raises(EngineError, match="the plan did not start"):
+        opened.run(images(3))
+    assert "cudaStreamEndCapture" in machine.gpu.calls
+    assert machine.gpu.last == {}
 
 
 def test_what_waits_for_the_whole_gpu_waits_for_recordings(built: Path, machine: Machine) -> None:
@@ -258,6 +274,59 @@ def test_what_waits_for_the_whole_gpu_waits_for_recordings(built: Path, machine:
             thread.join()
         assert rested == [True]
         assert "cudaGraphLaunch" in machine.gpu.calls
+
+
+def test_a_plan_is_loaded_when_nothing_is_recorded(built: Path, machine: Machine) -> None:
+    loaded: list[alexc_runtime.Session] = []
+    threads: list[threading.Thread] = []
+
+    def elsewhere() -> None:
+        if not threads:
+            open_another = lambda: loaded.append(alexc_runtime.open(built, "tensorrt_rtx"))  # noqa: E731
+            threads.append(threading.Thread(target=open_another))
+            threads[0].start()
+            threads[0].join(0.1)
+
+    machine.does.while_recording = elsewhere
+    with machine.open(built) as opened:
+        for _ in range(2):
+            agree(opened.run(images(3)), images(3))
+        threads[0].join()
+        assert "cudaGraphLaunch" in machine.gpu.calls
+        agree(loaded[0].run(images(2)), images(2))
+        loaded[0].close()
+
+
+def test_recordings_that_fail_now_and_then_are_not_given_up(
+    built: Path, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.does.profiles = [(1, 5, 9)]
+    with machine.open(built) as opened:
+        for count in range(1, 8):
+            machine.does.failing.add("recording")
+            opened.run(images(count))
+            machine.does.failing.clear()
+            agree(opened.run(images(count)), images(count))
+        assert len(machine.gpu.ready_graphs) == 7
+    assert not caplog.records
+
+
+def test_no_thread_lets_a_collection_run_while_another_records() -> None:
+    inner, outer = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with collection.without_collection():
+            inner.set()
+            outer.wait()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inner.wait()
+    with collection.without_collection():
+        outer.set()
+        thread.join()
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_the_number_of_graphs_is_bounded(built: Path, machine: Machine) -> None:
@@ -310,9 +379,12 @@ def test_a_session_that_nobody_closes_is_closed_at_its_collection(
     opened = machine.open(built)
     opened.run(images(3))
     assert machine.gpu.left()
-    del opened
-    gc.collect()
-    assert machine.gpu.left() == {}
+    gc.disable()
+    try:
+        del opened  # which nothing else holds, so that it takes no collection
+        assert machine.gpu.left() == {}
+    finally:
+        gc.enable()
 
 
 def test_python_ends_with_a_session_open_and_leaves_nothing(built: Path, tmp_path: Path) -> None:

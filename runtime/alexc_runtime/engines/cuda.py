@@ -22,13 +22,15 @@ MODULE = "cuda.bindings.runtime"
 
 _NO_MEMORY, _OLD_DRIVER, _NO_DEVICE = 2, 35, 100  # of CUDA's errors
 _OLDEST_CUDA = 12  # whose cuda-python has the module
-# After these the process can do nothing more on the GPU, whatever it calls.
-_FATAL = frozenset({700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
+# After these the process can do nothing more on the GPU, whatever it calls: by the pages of all but
+# 709, a context that was destroyed, it "must be terminated and relaunched".
+_FATAL = frozenset({226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911})
 
 _NOTHING = nullcontext()
 
 # While a stream records, no thread may wait for the whole GPU: CUDA refuses that and ends the
-# recording, whatever its mode (github.com/NVIDIA/TensorRT/issues/2888). So ours take turns.
+# recording, whatever its mode (github.com/NVIDIA/TensorRT/issues/2888). So ours take turns, and so
+# do plans and contexts that are made and destroyed, where TensorRT may wait in this way.
 _recording = threading.RLock()
 
 # What the build is to do where a GPU has too little memory.
@@ -63,13 +65,17 @@ class Cuda:
         return results[0] if len(results) == 1 else tuple(results) or None
 
     def fault(self, status: Any, doing: str = "", help: str | None = None) -> EngineError:
-        """The error of a status, which CUDA then forgets, so that nobody else meets it."""
-        self.api.cudaGetLastError()
+        """The error of a status, which CUDA then forgets."""
+        self.forget_error()
         words = f"CUDA error {int(status)}, {error_words(self.api, status)}"
         if int(status) in _FATAL:
             help = "the process can't use the GPU any more: start it again"
         message = f"{self.who} failed{doing and ' to ' + doing}: {words}"
         return EngineError("engine/run", message, help=help)
+
+    def forget_error(self) -> None:
+        """Let CUDA forget the last error of this thread, or whoever asks next takes it for his."""
+        self.api.cudaGetLastError()
 
     # ---- what is made ----------------------------------------------------------------------------
 
@@ -116,7 +122,9 @@ class Cuda:
             except BaseException:
                 # The stream would otherwise go on recording.
                 status, begun = api.cudaStreamEndCapture(stream)
-                if not status:
+                if status:
+                    self.forget_error()
+                else:
                     api.cudaGraphDestroy(begun)
                 raise
             status, graph = api.cudaStreamEndCapture(stream)
@@ -129,6 +137,10 @@ class Cuda:
         held.callback(api.cudaGraphExecDestroy, made)
         return made
 
+    def alone(self) -> AbstractContextManager[object]:
+        """A block in which nothing of ours is recorded, of what may wait for the whole GPU."""
+        return _recording
+
     # ---- the GPU ---------------------------------------------------------------------------------
 
     def current(self) -> AbstractContextManager[None]:
@@ -138,6 +150,9 @@ class Cuda:
     @contextmanager
     def _switched(self) -> Iterator[None]:
         before = int(self.call(self.api.cudaGetDevice))
+        if before == self.device:
+            yield
+            return
         self.call(self.api.cudaSetDevice, self.device)
         try:
             yield
@@ -158,8 +173,14 @@ class Cuda:
         with _recording:
             (status,) = self.api.cudaDeviceSynchronize()
         if status:
-            self.api.cudaGetLastError()  # which would give it to whoever asks next
+            self.forget_error()
         return not status
+
+    def device_of(self, address: int) -> int:
+        """The number of the GPU that memory lies on."""
+        if not self._several:
+            return self.device
+        return int(self.call(self.api.cudaPointerGetAttributes, address).device)
 
     def free_memory(self) -> tuple[int, int]:
         """The bytes that are free on the GPU, and all that it has."""
@@ -169,7 +190,7 @@ class Cuda:
     def _shortage(self, status: Any, size: int, purpose: str) -> EngineError:
         if int(status) != _NO_MEMORY:
             return self.fault(status, f"get memory on the GPU for {purpose}")
-        self.api.cudaGetLastError()
+        self.forget_error()
         free, total = self.free_memory()
         return EngineError(
             "engine/memory",
@@ -222,6 +243,8 @@ def no_gpu() -> str | None:
     except RuntimeError as error:
         # cuda-python 12.6 gives no status where it finds no driver, or lacks a function of it.
         return no_driver() or f"CUDA can't use the NVIDIA driver: {first_line(error)}"
+    if status:
+        api.cudaGetLastError()  # as Cuda.forget_error does
     if int(status) == _NO_DEVICE or (not status and not count):
         return "there is no NVIDIA GPU on this machine, or CUDA_VISIBLE_DEVICES hides it"
     if int(status) == _OLD_DRIVER:

@@ -14,15 +14,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.engines.cuda import Cuda
-from alexc_runtime.engines.tensorrt_plan import Plan, Profile, without_collection
+from alexc_runtime.engines.tensorrt_plan import Plan, Profile
 from alexc_runtime.errors import BatchError, EngineError
 
 _log = logging.getLogger("alexc_runtime")
 
 MOST_GRAPHS = 32
 _MOST_SIGHTS = 256
-_MOST_FAULTS = 3  # of recordings: one may be ended by what another thread does
+_MOST_FAULTS = 3  # of recordings in a row: one may be ended by what another thread does
 
 
 class Job(NamedTuple):
@@ -175,6 +176,7 @@ class Launches:
             raise
         launch, stream = self._cuda.api.cudaGraphLaunch, self._stream
         self._graphs[key] = _Graph(lambda: launch(recorded, stream), context, kept)
+        self._faults = 0
         self._sights.pop(key, None)
         # Running the size has compiled its kernels, where the library compiles any.
         self._plan.keep_kernels()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from alexc_runtime.arrays import LEGACY_STREAM, Borrowed, Holder
 from alexc_runtime.engines.blocks import Block
+from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.engines.cuda import Cuda
-from alexc_runtime.engines.tensorrt_plan import without_collection
 from alexc_runtime.errors import EngineError
 
 
@@ -41,8 +41,11 @@ class State:
                     there.enter_context(self.cuda.current())
                 for stream in self.streams:
                     self.cuda.api.cudaStreamSynchronize(stream)
-                with without_collection():
-                    self.held.close()
+                there.enter_context(self.cuda.alone())
+                there.enter_context(without_collection())
+                self.held.close()
+                # Given back twice or late, a thing is an error that nobody can do anything about.
+                self.cuda.forget_error()
 
 
 class Lent:
@@ -76,7 +79,7 @@ class Lent:
             event = self._held[0][0]
             (status,) = self._cuda.api.cudaEventQuery(event)
             if status:
-                self._cuda.api.cudaGetLastError()  # which would give it to whoever asks next
+                self._cuda.forget_error()
                 return
             self._idle.append(event)
             self._held.popleft()

@@ -21,6 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,11 +29,12 @@ import numpy as np
 from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu, borrowed
 from alexc_runtime.engines.base import Engine, closed, first_line, import_obstacle, load
 from alexc_runtime.engines.blocks import Blocks
+from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.engines.cuda import Cuda, capability, no_driver, no_gpu
 from alexc_runtime.engines.launches import Job, Launches
 from alexc_runtime.engines.lending import Computed, Lent, State
 from alexc_runtime.engines.slot import ALIGNMENT, Slot, Tensor
-from alexc_runtime.engines.tensorrt_plan import Plan, without_collection
+from alexc_runtime.engines.tensorrt_plan import Plan
 from alexc_runtime.errors import BatchError, EngineError
 from alexc_runtime.manifest import Bundle, EngineRecord
 
@@ -108,8 +110,11 @@ class TensorRT(Engine):
             self.batch_limits = self._plan.batch_limits
             self._blocks = Blocks(self._cuda)
             held.callback(self._blocks.close)
-            self._slots = _Slots(self._new_slot)
-            self._slots.give_back(self._new_slot(held))
+            # Nothing here may hold the engine, or it would be let go by a collection alone.
+            largest = self.batch_limits[1]
+            new = partial(Slot, self._cuda, self._input, self._outputs, largest)
+            self._slots = _Slots(new)
+            self._slots.give_back(new(held))
             self._launches = Launches(
                 self._plan, self._cuda, self._compute, self._input.name, self._input.shape
             )
@@ -125,7 +130,8 @@ class TensorRT(Engine):
     def _loaded(self, bundle: Bundle, record: EngineRecord, held: ExitStack) -> Plan:
         library, tensors = load(self.name), (self._input, *self._outputs)
         try:
-            return Plan(library, self._cuda, bundle, record, tensors, self._compute, held)
+            with self._cuda.alone():
+                return Plan(library, self._cuda, bundle, record, tensors, self._compute, held)
         except (AttributeError, RuntimeError, TypeError) as error:
             # Its C++ side returned nothing, or it is older than what is used of it.
             raise EngineError(
@@ -133,10 +139,6 @@ class TensorRT(Engine):
                 f"{self.name} {library.__version__} can't load {record.path}: {first_line(error)}",
                 help=f"pip install --upgrade {self.package}",
             ) from error
-
-    def _new_slot(self, held: ExitStack) -> Slot:
-        largest = self._plan.batch_limits[1]
-        return Slot(self._cuda, self._input, self._outputs, largest, held)
 
     # ---- from and to the CPU ---------------------------------------------------------------------
 

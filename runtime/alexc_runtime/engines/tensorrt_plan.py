@@ -114,7 +114,8 @@ class Plan:
 
     def context(self, profile: Profile) -> Any:
         """A new execution context in this profile."""
-        context = self._kernels.context()
+        with self._cuda.alone():
+            context = self._kernels.context()
         if context is None:
             raise self.refusal("no execution context could be made", help=self._room())
         self._contexts.append(context)
