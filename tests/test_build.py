@@ -310,7 +310,20 @@ def test_predict_holds_the_contract(alexc: Alexc, built: Path, photo: Path) -> N
 def test_predict_says_which_engine_ran(alexc: Alexc, built: Path, photo: Path) -> None:
     ran = alexc("predict", built, photo)
     assert ran.status == 0
-    assert "run by onnxruntime" in ran.err
+    assert "run by onnxruntime in fp32\n  onnxruntime: the best engine" in ran.err
+
+
+def test_on_a_terminal_predict_says_so_in_lines_of_its_width(
+    alexc: Alexc, built: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    ran = alexc("predict", built, photo)
+    assert ran.status == 0
+    lines = ran.err.splitlines()
+    start = lines.index("run by onnxruntime in fp32")
+    assert len(lines) > start + 2
+    assert all(len(line) <= 50 and line.startswith("  ") for line in lines[start + 1 :])
 
 
 # ---- bad input -----------------------------------------------------------------------------------

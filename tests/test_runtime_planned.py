@@ -181,6 +181,8 @@ def test_engines_are_loaded_when_their_batches_come(spied: Path) -> None:
             batch = images(count)
             for name, value in expected(batch).items():
                 np.testing.assert_allclose(opened.run(batch)[name], value, rtol=1e-4, atol=1e-4)
+        assert opened.way(2) == "onnxruntime in fp32 with 1 thread"
+        assert opened.way(3) == "onnxruntime in fp32"
     assert Spy.loaded == [1, None]
     assert list(dict.fromkeys(Spy.ran)) == [(2, 1), (5, None), (1, 1), (3, None)]
 
@@ -188,6 +190,7 @@ def test_engines_are_loaded_when_their_batches_come(spied: Path) -> None:
 def test_what_is_asked_for_wins_over_the_plan(spied: Path) -> None:
     with alexc_runtime.open(spied, "onnxruntime") as opened:
         assert opened.why == "onnxruntime: asked for"
+        assert opened.way(1) == opened.way(7) == "onnxruntime in fp32"
     with alexc_runtime.open(spied, threads=2) as opened:
         opened.run(images(1))
         opened.run(images(4))
@@ -348,9 +351,10 @@ def test_a_plan_is_told_way_by_way(capsys: pytest.CaptureFixture[str]) -> None:
         console().print(part)
     shown = " ".join(capsys.readouterr().out.split())
     assert section.title == "plan: the fastest within 1e-3 of 4 ways"
-    assert "onnxruntime fp32, banded, 1 thread: chosen for 1 to 2" in shown
+    assert "onnxruntime fp32, banded, 1 thread chosen for 1 to 2" in shown
     assert "2 drawn images" in shown
-    assert "50.0%, 75.0%" in shown
+    assert "50.0% top-1" in shown
+    assert "75.0% top-5" in shown
     assert inspect_bundle._plan(SimpleNamespace(manifest=MANIFEST)) is None  # type: ignore[arg-type]
 
 

@@ -213,14 +213,14 @@ def _plan(opened: Opened) -> Section | None:
 
 
 def _errors(way: Candidate) -> list[str]:
-    """How far off its outputs are, and what that does to the classes, as far as it is known."""
+    """How far off its outputs are, how often the class is the same, and how often it is right."""
     found = []
     if way.exact:
         found.append("exact")
     elif way.rel_l2 is not None:
         found.append(f"{way.rel_l2:.1e}")
-    shares = {"same class": way.agreement, "top-1": way.top1, "top-5": way.top5}
-    found += [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
+    shares = {"same": way.agreement, "top-1": way.top1, "top-5": way.top5}
+    found += [f"{share:.1%} {name}" for name, share in shares.items() if share is not None]
     return found
 
 

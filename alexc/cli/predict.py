@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_json, warn_of_drawn
+from alexc.cli.terminal import JsonOption, print_json, say, warn_of_drawn
 from alexc.diagnostics import fault
 
 _AT_ONCE = 16  # photographs in memory at a time
@@ -39,7 +39,7 @@ def predict(
             )
         smallest, largest = session.batch_limits
         at_once = max(smallest, min(_AT_ONCE, largest or _AT_ONCE))
-        found = []
+        found, ways = [], []
         for start in range(0, len(images), at_once):
             chunk = images[start : start + at_once]
             # Pillow warns of metadata that it can't read; the picture is there all the same.
@@ -48,6 +48,7 @@ def predict(
             # A plan may take no batch as small as the last one: it is filled up with its end.
             missing = max(0, smallest - len(batch))
             full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+            ways.append(session.way(len(full)))
             found += alexc_runtime.top(session.run(full), session.manifest)[: len(chunk)]
         why, origin = session.why, session.manifest.weights
     warn_of_drawn(origin)
@@ -69,4 +70,5 @@ def predict(
         print(file)
         for best in row:
             print(f"  {best.probability:6.1%}  {best.label or f'class {best.index}'}")
-    typer.echo(f"run by {why}", err=True)
+    say(f"run by {', then '.join(dict.fromkeys(ways))}")
+    say(why, indent="  ")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOBase
@@ -86,6 +88,16 @@ def console() -> Console:
     width = int(columns) if columns.isdecimal() and int(columns) > 0 else _NO_LIMIT
     file = cast(IO[str], _Unpadded())
     return Console(highlight=False, markup=False, file=file, width=width, no_color=True)
+
+
+def say(text: str, *, indent: str = "") -> None:
+    """A sentence on stderr, in lines as long as the terminal, or as one line off a terminal."""
+    if sys.stderr.isatty():
+        width = max(40, shutil.get_terminal_size().columns)
+        text = textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+    else:
+        text = indent + text
+    print(text, file=sys.stderr)
 
 
 def bytes_in_words(count: int) -> str:

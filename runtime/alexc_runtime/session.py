@@ -89,6 +89,15 @@ class Session:
         """Why this engine was chosen, and why the ones before it were passed over."""
         return self._why
 
+    def way(self, images: int) -> str:
+        """What runs batches of so many images: `openvino in bf16 with 2 threads`.
+
+        With a plan that depends on their number, and `engine` is of the smallest ones. Raises
+        EngineError if nothing of the plan takes so many.
+        """
+        way = self._running.way(images)
+        return f"{self.engine} in {self.precision}" if way is None else way
+
     @property
     def batch_limits(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that `run` takes; None if there is no largest."""

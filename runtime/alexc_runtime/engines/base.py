@@ -53,6 +53,10 @@ class Engine(ABC):
         """
         return None
 
+    def way(self, images: int) -> str | None:  # noqa: ARG002
+        """What runs batches of so many images, where that depends on their number."""
+        return None
+
     @abstractmethod
     def run(self, batch: Array) -> dict[str, Array]:
         """The outputs by name for a contiguous batch of the right shape. Raises EngineError."""

@@ -53,6 +53,9 @@ class PlannedEngine(Engine):
         """The ways of the plan that could not be loaded so far, and why."""
         return {str(way): reason for way, reason in self._failed.items()}
 
+    def way(self, images: int) -> str:
+        return str(self._way(images))
+
     def run(self, batch: Array) -> dict[str, Array]:
         return self._engine(len(batch)).run(batch)
 
