@@ -21,6 +21,7 @@ from alexc.engines import driver, tensorrt
 from alexc.engines.options import PlanOptions
 from alexc.engines.record import BatchRange
 from alexc.engines.tensorrt import stripping
+from alexc.engines.tensorrt.weights import weights_of, write_random
 from alexc.frontend import load_net
 from alexc.graph.graph import INPUT, Graph
 from alexc.lower.to_onnx import serialize, to_onnx
@@ -36,9 +37,11 @@ from alexc.passes.precision import with_precision
 from alexc.spec.model import InitSpec
 from alexc.weights.init import draw
 from alexc.weights.store import write
-from alexc_runtime import EngineError, stripped
+from alexc_runtime import EngineError, batch_norm, stripped
+from alexc_runtime.stripped import BatchNorm as BatchNormOf
 from alexc_runtime.stripped import Place
 from tests import small_bundle
+from tests.cases import weights_for
 from tests.gpu_machine import gpu_machine
 
 Array = NDArray[np.float32]
@@ -70,10 +73,14 @@ def net(*extra: tuple[str, Any, tuple[str, ...]]) -> Graph:
 
 def written(graph: Graph, folder: Path, seed: int, precision: str = "fp32") -> Path:
     """The model of a graph with weights of this seed; 0 has biases of zero."""
-    folder.mkdir()
     weights = draw(graph, InitSpec(recipe="torch"), {}, seed=seed)
     if not seed:
         weights = {name: w * (w.ndim > 1) for name, w in weights.items()}
+    return written_with(graph, weights, folder, precision)
+
+
+def written_with(graph: Graph, weights: dict[str, Array], folder: Path, precision: str) -> Path:
+    folder.mkdir()
     extents = write(folder / "weights.safetensors", weights)
     of_precision: Any = precision
     narrow = with_precision(inference(graph), of_precision, {})
@@ -81,11 +88,25 @@ def written(graph: Graph, folder: Path, seed: int, precision: str = "fp32") -> P
     return folder / "model.onnx"
 
 
+def normalised() -> Graph:
+    """Batch norms behind a convolution, a pooling and a linear layer, one without γ and β."""
+    layers: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("conv1", Conv(out_channels=16, kernel_size=(3, 5), bias=False), (INPUT,)),
+        ("bn1", BatchNorm(eps=1e-3), ("conv1",)),
+        ("relu1", Relu(), ("bn1",)),
+        ("pool1", MaxPool(kernel_size=(2, 2), stride=(2, 2)), ("relu1",)),
+        ("bn2", BatchNorm(affine=False), ("pool1",)),
+        ("conv2", Conv(out_channels=24, kernel_size=(3, 3)), ("bn2",)),
+        ("flat", Flatten(), ("conv2",)),
+        ("fc", Linear(out_features=21), ("flat",)),
+        ("bn3", BatchNorm(), ("fc",)),
+    ]
+    return Graph.build("normalised", (3, 13, 17), layers, ("bn3",))
+
+
 def weights_beside(model: Path) -> dict[str, Array]:
-    return {
-        weight.name: stripping._values(model.parent / weight.file, weight)
-        for weight in stripping.weights_of(model)
-    }
+    tensors = weights_of(model).tensors
+    return {name: weight.values(model.parent) for name, weight in tensors.items()}
 
 
 def parts(cut: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
@@ -93,9 +114,9 @@ def parts(cut: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
 
     Two builds of one model number their tensors, and lay out their memory, each in its own way.
     """
-    _, places, rest = stripped.parse(cut)
-    kinds = [(place.name, place.type, place.shape, place.axes) for place in places]
-    return kinds, re.sub(rb"\d+", b"", bytes(rest))
+    found = stripped.parse(cut)
+    kinds = [(place.name, place.type, place.shape, place.axes) for place in found.places]
+    return kinds, re.sub(rb"\d+", b"", bytes(found.rest))
 
 
 @pytest.fixture
@@ -125,13 +146,81 @@ def test_a_stripped_plan_is_what_is_built_but_for_its_weights(
     assert parts(stripping.stripped(direct.read_bytes(), models[1])) == (kinds, rest)
     for model in models:
         full = bytes(stripped.whole(shared.read_bytes(), weights_beside(model)))
-        for place in stripped.parse(shared.read_bytes())[1]:
+        for place in stripped.parse(shared.read_bytes()).places:
             found = full[place.offset : place.offset + place.size]
             assert found == stripped.as_in_plan(weights_beside(model)[place.name], place)
     numbers = sum(array.size for array in weights_beside(models[0]).values())
     saved = numbers * (4 if precision == "fp32" else 2)
     assert shared.stat().st_size < direct.stat().st_size - saved + 3000
     assert {file.name for file in tmp_path.iterdir()} == {"0", "1", "stripped.plan"}
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_of_a_batch_norm_a_plan_has_what_its_weights_come_to(
+    precision: str, tmp_path: Path
+) -> None:
+    graph = normalised()
+    model = written_with(graph, weights_for(graph), tmp_path / "net", precision)
+    shared = tmp_path / "stripped.plan"
+    tensorrt.build_plan(model, shared, precision=precision, options=STRIPPED)
+    kinds, rest = parts(shared.read_bytes())
+    held = {"conv1.weight", "conv2.weight", "conv2.bias", "fc.weight", "fc.bias"}
+    held |= {f"bn{number}.{what}" for number in (1, 2, 3) for what in ("scale", "shift")}
+    assert {name for name, *_ in kinds} == held
+    # A plan that is built in the plain way of any weights has these bytes where its own lie.
+    direct = tmp_path / "net" / "direct.plan"
+    tensorrt.build_plan(model, direct, precision=precision)
+    cut = stripping.stripped(direct.read_bytes(), model)
+    assert parts(cut)[0] == kinds
+    full = bytes(stripped.whole(shared.read_bytes(), weights_beside(model)))
+    pairs = zip(stripped.parse(shared.read_bytes()).places, stripped.parse(cut).places, strict=True)
+    for ours, theirs in pairs:
+        found = full[ours.offset : ours.offset + ours.size]
+        assert found == direct.read_bytes()[theirs.offset : theirs.offset + theirs.size]
+    # And nothing else differs, but for numbers in a comment: here they are all of one length.
+    (tmp_path / "other").mkdir()
+    other = write_random(model, tmp_path / "other", 11)
+    tensorrt.build_plan(other, tmp_path / "other" / "direct.plan", precision=precision)
+    plan = (tmp_path / "other" / "direct.plan").read_bytes()
+    assert parts(stripping.stripped(plan, other)) == (kinds, rest)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_wrong_formula_for_batch_norms_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = normalised()
+    model = written_with(graph, weights_for(graph), tmp_path / "net", "fp32")
+
+    def without_eps(mean: Array, variance: Array, eps: float, *affine: Array) -> Any:  # noqa: ARG001
+        return batch_norm.scale_and_shift(mean, variance, 0.0, *affine)
+
+    monkeypatch.setattr(stripped, "scale_and_shift", without_eps)
+    with pytest.raises(AlexcError, match=r"it does not hold bn\d\.(scale|shift) as it is"):
+        tensorrt.build_plan(model, tmp_path / "net.plan", options=STRIPPED)
+
+
+def test_random_weights_come_to_numbers_of_one_length(tmp_path: Path) -> None:
+    """So that a plan has the same size whichever of them TensorRT writes into it as text."""
+    graph = normalised()
+    model = written_with(graph, weights_for(graph), tmp_path / "net", "fp32")
+    folders = [tmp_path / str(seed) for seed in (3, 4)]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        write_random(model, folder, seed)
+    drawn = [weights_of(folder / model.name).in_plan(folder) for folder in folders]
+    for name, first in drawn[0].items():
+        second = drawn[1][name]
+        assert not np.array_equal(first, second)
+        if first.ndim == 1:
+            texts = [f"{value:.6g}" for value in (*first, *second)]
+            assert {len(text.removeprefix("-")) for text in texts} == {8}
+            np.testing.assert_array_equal(np.sign(first), np.sign(second))
+    beside = weights_beside(folders[0] / model.name)
+    variances = [values for name, values in beside.items() if "var" in name]
+    assert len(variances) == 3
+    assert min(values.min() for values in variances) > 0
 
 
 @pytest.mark.usefixtures("rtx")
@@ -149,9 +238,10 @@ def test_every_profiles_weights_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-def test_what_can_not_be_stripped_is_said(tmp_path: Path) -> None:
+def test_what_can_not_be_stripped_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tmp_path / "net.plan"
-    model = written(net(("bn", BatchNorm(), ("conv2",))), tmp_path / "norm", 1)
+    model = written(net(), tmp_path / "net", 1)
+    monkeypatch.setattr(stripping, "forms_of", lambda *_: ())
     with pytest.raises(AlexcError, match=r"it does not hold \S+ as it is") as caught:
         tensorrt.build_plan(model, plan, options=STRIPPED)
     (diagnostic,) = caught.value.diagnostics
@@ -187,7 +277,7 @@ def test_grey_images_take_channels_in_pairs(tmp_path: Path) -> None:
     model = written(graph, tmp_path / "net", 1, "fp16")
     plan = tmp_path / "net.plan"
     tensorrt.build_plan(model, plan, precision="fp16", options=STRIPPED)
-    shapes = {place.name: place.shape for place in stripped.parse(plan.read_bytes())[1]}
+    shapes = {place.name: place.shape for place in stripped.parse(plan.read_bytes()).places}
     assert shapes == {"conv1.weight": (6, 5, 3, 2), "conv1.bias": (6,)}
 
 
@@ -201,7 +291,7 @@ def test_a_large_product_in_16_bits_has_its_inputs_first(tmp_path: Path) -> None
     model = written(graph, tmp_path / "net", 1, "fp16")
     plan = tmp_path / "net.plan"
     tensorrt.build_plan(model, plan, precision="fp16", options=STRIPPED)
-    axes = {place.name: place.axes for place in stripped.parse(plan.read_bytes())[1]}
+    axes = {place.name: place.axes for place in stripped.parse(plan.read_bytes()).places}
     assert axes["conv1.weight"] == (0, 2, 3, 1)
     assert axes["conv2.weight"] == (1, 0, 2, 3)
 
@@ -209,15 +299,15 @@ def test_a_large_product_in_16_bits_has_its_inputs_first(tmp_path: Path) -> None
 def test_every_copy_of_a_weight_is_found(tmp_path: Path) -> None:
     model = written(net(), tmp_path / "net", 2)
     own = weights_beside(model)
-    forms = [next(stripping._forms(weight)) for weight in stripping.weights_of(model)]
+    forms = [next(stripping.forms_of(name, array.shape)) for name, array in own.items()]
     plain = b"".join(stripped.as_in_plan(own[form.name], form) for form in forms)
     short = Place("fc.weight", 0, "bfloat16", own["fc.weight"].shape, (0, 1))
     last = Place("conv1.weight", 0, "float16", (16, 3, 5, 4), (0, 2, 3, 1))
     more = (stripped.as_in_plan(own[place.name], place) for place in (short, last))
     cut = stripping.stripped(b"head" + plain + b"between".join(more), model)
-    _, places, rest = stripped.parse(cut)
-    assert bytes(rest) == b"headbetween"
-    kinds = [(place.name, place.type, place.shape, place.axes) for place in places[-2:]]
+    found = stripped.parse(cut)
+    assert bytes(found.rest) == b"headbetween"
+    kinds = [(place.name, place.type, place.shape, place.axes) for place in found.places[-2:]]
     assert kinds == [(p.name, p.type, p.shape, p.axes) for p in (short, last)]
 
 
@@ -228,11 +318,15 @@ def test_what_else_was_made_of_weights_is_noticed() -> None:
     def cut(before: bytes, place: Place = place) -> bytes:
         return stripped.strip(before + bytes(6) + b"layers", [place])
 
-    stripping.check_alike(cut(b"tensor 7"), cut(b"tensor 9"))
-    stripping.check_alike(cut(b"a, then "), cut(b"then a, "))
+    assert stripping.in_common([cut(b"tensor 7"), cut(b"tensor 9")]) == cut(b"tensor 9")
+    # The number of a tensor may have a digit more, and what lies behind it lies elsewhere.
+    longer = cut(b"tensor at \x10: 17")
+    drawn = iter([longer, cut(b"a, then "), cut(b"then a, "), cut(b"never built")])
+    assert stripping.in_common(drawn) == cut(b"then a, ")
+    assert list(drawn) == [cut(b"never built")]
     for second in (cut(b"tensor \xff"), cut(b"tensor 7", other)):
         with pytest.raises(AlexcError, match="holds more than the weights") as caught:
-            stripping.check_alike(cut(b"tensor 7"), second)
+            stripping.in_common([cut(b"tensor 7"), second])
         assert caught.value.diagnostics[0].code == "engine/strip"
 
 
@@ -288,12 +382,17 @@ def test_places_may_not_overlap() -> None:
         lambda cut: cut.replace(b'"bytes": 60', b'"bytes": 61'),
         lambda cut: cut.replace(b'"bytes"', b'"bites"'),
         lambda cut: cut[:40] + b"\xff" + cut[41:],
+        lambda cut: cut.replace(b'"eps": 0.5', b'"eps": "a"'),
+        lambda cut: cut.replace(b'"batch_norms"', b'"batch_morns"'),
     ],
-    ids=["short", "cut", "longer", "type", "overlap", "before", "shape", "size", "key", "text"],
+    ids=[
+        "short", "cut", "longer", "type", "overlap", "before", "shape", "size", "key", "text",
+        "number", "norms",
+    ],
 )  # fmt: skip
 def test_a_damaged_stripped_plan_is_said_to_be_so(change: Any) -> None:
     places = [Place("b", 35, "float16", (3,), (0,)), Place("c", 41, "bfloat16", (2, 3), (0, 1))]
-    cut = stripped.strip(bytes(60), places)
+    cut = stripped.strip(bytes(60), places, [BatchNormOf("n", "m", "v", None, None, 0.5)])
     assert change(cut) != cut
     with pytest.raises(EngineError, match="the stripped plan is damaged"):
         stripped.whole(change(cut), WEIGHTS)
@@ -314,12 +413,60 @@ def test_weights_of_another_net_are_refused() -> None:
 
 
 def test_the_header_says_what_is_where() -> None:
-    cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (3,), (0,))])
+    norm = BatchNormOf("bn", "bn.running_mean", "bn.running_var", None, "bn.bias", 1e-3)
+    cut = stripped.strip(bytes(60), [Place("b", 35, "float16", (3,), (0,))], [norm])
+    assert cut[:21] == b"alexc-stripped-plan 2"
     header = json.loads(cut[29 : 29 + int.from_bytes(cut[21:29], "little")])
     assert header == {
         "bytes": 60,
         "weights": [{"name": "b", "offset": 35, "type": "float16", "shape": [3], "axes": [0]}],
+        "batch_norms": [
+            {
+                "name": "bn",
+                "running_mean": "bn.running_mean",
+                "running_var": "bn.running_var",
+                "weight": None,
+                "bias": "bn.bias",
+                "eps": 1e-3,
+            }
+        ],
     }
+    assert stripped.parse(cut).batch_norms == (norm,)
+
+
+def test_what_a_batch_norm_comes_to_is_put_in() -> None:
+    norm = BatchNormOf("bn", "mean", "var", "gamma", "beta", 0.25)
+    plain = BatchNormOf("plain", "mean", "var", None, None, 0.25)
+    weights = {
+        "mean": np.array([1, -2], np.float32),
+        "var": np.array([2, 3.75], np.float32),
+        "gamma": np.array([3, 4], np.float32),
+        "beta": np.array([0.5, 0], np.float32),
+    }
+    names = ("bn.scale", "bn.shift", "plain.scale", "plain.shift")
+    places = [Place(name, 8 * at, "float32", (2,), (0,)) for at, name in enumerate(names)]
+    cut = stripped.strip(bytes(36), places, [norm, plain])
+    # √2.25 is 1.5, and √4 is 2.
+    expected = np.array([2, 2, -1.5, 4, 2 / 3, 0.5, -2 / 3, 1, 0], np.float32)
+    assert bytes(stripped.whole(cut, weights)) == expected.tobytes()
+    with pytest.raises(EngineError, match="takes weights gamma, and there are none"):
+        stripped.whole(cut, {name: array for name, array in weights.items() if name != "gamma"})
+    with pytest.raises(EngineError, match="the weights of bn are of another net"):
+        stripped.whole(cut, weights | {"var": np.ones(3, np.float32)})
+    with pytest.raises(EngineError, match="the weights of bn are of another net"):
+        stripped.whole(cut, {name: array.reshape(1, 2) for name, array in weights.items()})
+
+
+def test_a_plan_of_the_first_format_is_read_and_one_of_a_later_refused() -> None:
+    header = (
+        b'{"bytes": 12, "weights": [{"name": "b", "offset": 4, "type": "float16",'
+        b' "shape": [3], "axes": [0]}]}'
+    )
+    rest = len(header).to_bytes(8, "little") + header + b"planok"
+    made = stripped.whole(b"alexc-stripped-plan 1" + rest, {"b": np.ones(3, np.float32)})
+    assert made == b"plan" + np.ones(3, np.float16).tobytes() + b"ok"
+    with pytest.raises(EngineError, match=r"version '3' of its format; this .* reads 1 and 2"):
+        stripped.whole(b"alexc-stripped-plan 3" + rest, {})
 
 
 # ---- in a session --------------------------------------------------------------------------------
@@ -362,7 +509,7 @@ def test_a_stripped_plan_of_alexnet_takes_at_most_2_mb(precision: str, tmp_path:
     plan = tmp_path / "alexnet.plan"
     tensorrt.build_plan(model, plan, precision=precision, options=STRIPPED)
     assert plan.stat().st_size <= 2_000_000
-    places = stripped.parse(plan.read_bytes())[1]
+    places = stripped.parse(plan.read_bytes()).places
     assert {place.name for place in places} == set(spec.graph.parameters)
     start = time.process_time()
     tensorrt.build_plan(model, plan, precision=precision)

@@ -2,7 +2,7 @@
 
 In inference mean and variance are constants, so that of a channel with weights w and bias b
 
-    (w·x + b − mean) · s + β = (s·w)·x + (b − mean)·s + β,   s = γ / √(variance + eps)
+    (w·x + b) · s + t = (s·w)·x + (s·b + t),   s = γ / √(variance + eps),   t = β − mean · s
 
 is one layer. This makes new weights, and model.onnx has those of training alone: ONNX Runtime and
 OpenVINO fold by themselves when they load it (docs/performance.md has the times). It is for what
@@ -22,6 +22,7 @@ from alexc.ops.base import Op
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm
+from alexc_runtime.batch_norm import scale_and_shift
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -75,9 +76,9 @@ def _folded(
     assert isinstance(norm.op, BatchNorm)
     own = {local: weights[name] for local, name in layer.parameter_names().items()}
     of = {local: weights[name].astype(np.float64) for local, name in norm.parameter_names().items()}
-    scale = of.get("weight", np.float64(1.0)) / np.sqrt(of["running_var"] + norm.op.eps)
+    mean, variance = of["running_mean"], of["running_var"]
+    scale, shift = scale_and_shift(mean, variance, norm.op.eps, of.get("weight"), of.get("bias"))
     weight = own["weight"].astype(np.float64)
-    before = own["bias"].astype(np.float64) if "bias" in own else np.float64(0.0)
-    bias = (before - of["running_mean"]) * scale + of.get("bias", np.float64(0.0))
     scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    bias = shift + own["bias"].astype(np.float64) * scale if "bias" in own else shift
     return scaled.astype(np.float32), bias.astype(np.float32)

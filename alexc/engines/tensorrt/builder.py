@@ -29,12 +29,16 @@ from alexc.engines.tensorrt.layers import Layers
 from alexc.engines.tensorrt.library import Library
 from alexc.engines.tensorrt.network import Network, ParsedTensor
 from alexc.engines.tensorrt.timing import TimingCache
+from alexc.engines.tensorrt.weights import write_random
 from alexc.engines.tensorrt.words import reason
 from alexc.files import whole_file
 from alexc_runtime.engines.base import import_obstacle
 
 # Models whose weights stand beside numbers that were made of them.
 _NOT_STRIPPED = {"int8", "fp8"}
+
+# Of random weights, until two are alike. Of GoogLeNet in fp32 two are every other time.
+_MOST_BUILDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +128,29 @@ def _build_stripped(
     progress: Progress | None,
     timing: Path | None,
 ) -> Plan:
-    """Build twice of random weights, and write what the two plans have in common."""
+    """Build of random weights, mostly twice, until two plans are alike, and write one of them."""
+    plans: list[Plan] = []
 
-    def of_random(folder: Path, seed: int) -> tuple[Plan, bytes]:
-        other = stripping.write_random(model, folder, seed)
+    def of_random(folder: Path, seed: int) -> bytes:
+        other = write_random(model, folder, seed)
         half = None if progress is None else _half(progress, seed)
-        built = _build(other, folder / plan.name, flavour, precision, options, half, timing)
-        return built, stripping.stripped((folder / plan.name).read_bytes(), other)
+        built = folder / plan.name
+        plans.append(_build(other, built, flavour, precision, options, half, timing))
+        return stripping.stripped(built.read_bytes(), other)
 
     try:
         with tempfile.TemporaryDirectory(dir=plan.parent, prefix=".stripping-") as folder:
-            built, content = of_random(Path(folder), 0)
-            _, again = of_random(Path(folder), 1)
+            content = stripping.in_common(of_random(Path(folder), n) for n in range(_MOST_BUILDS))
     except OSError as error:
         raise usage_fault("file/unwritable", f"{plan}: {error.strerror or error}") from None
-    stripping.check_alike(content, again)
     with whole_file(plan) as file:
         file.write(content)
-    return replace(built, record=replace(built.record, path=str(plan)))
+    return replace(plans[-1], record=replace(plans[-1].record, path=str(plan)))
 
 
 def _half(progress: Progress, which: int) -> Progress:
-    """Progress of the first (0) or the second (1) half of the work."""
-    return lambda done, phase: progress((which + done) / 2, phase)
+    """Progress of the first (0) or the second (1) half of the work; any that follows is none."""
+    return lambda done, phase: progress(min(1.0, (which + done) / 2), phase)
 
 
 @undisturbed()
