@@ -9,23 +9,18 @@ context to be changed in any way while a graph that was recorded from it is stil
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from alexc_runtime import stripped, user_cache, weights
 from alexc_runtime.engines.base import first_line
 from alexc_runtime.engines.cuda import Cuda, capability, driver_version
 from alexc_runtime.engines.slot import Tensor
 from alexc_runtime.errors import EngineError
-from alexc_runtime.manifest import WEIGHTS, Bundle, EngineRecord, format_shape
+from alexc_runtime.manifest import MODEL, WEIGHTS, Bundle, EngineRecord, format_shape
 
 _log = logging.getLogger("alexc_runtime")
 
@@ -205,27 +200,18 @@ class Plan:
         if not self._engine.refittable:
             return
         refitter = self._library.Refitter(self._engine, self.log)
-        found = weights.read(bundle.path(WEIGHTS))
-        given = []  # TensorRT copies nothing before it refits
-        # All, and not those it says are missing: of a stripped plan none is until one was given.
-        for name in refitter.get_all_weights():
-            wanted = refitter.get_weights_prototype(name)
-            if name not in found:
-                raise self.refusal(f"it lacks the weights {name}, and so does {WEIGHTS}")
-            if found[name].size != wanted.size:
-                raise self.refusal(
-                    f"it wants {wanted.size} numbers for {name}, "
-                    f"and {WEIGHTS} holds {found[name].size}"
-                )
-            given.append(_in_type(found[name], wanted.dtype.name))
-            pointer = given[-1].ctypes.data
-            of_name = self._library.Weights(wanted.dtype, pointer, wanted.size)
-            if not refitter.set_named_weights(name, of_name):
-                raise self.refusal(f"it does not take the weights {name}")
+        # By the model, as the plan was built: the parser gives names of its own to what it makes of
+        # a batch norm's weights, and the constants of other layers stand in the model alone.
+        parser = self._library.OnnxParserRefitter(refitter, self.log)
+        if not parser.refit_from_file(str(bundle.path(MODEL))):
+            reasons = (first_line(parser.get_error(i).desc()) for i in range(parser.num_errors))
+            why = next(reasons, "it gives no reason")
+            raise self.refusal(f"it does not take the weights of {MODEL}: {why}")
+        # The parser holds the weights: TensorRT copies nothing before it refits.
         if missing := refitter.get_missing_weights():
             raise self.refusal(f"it lacks the weights {', '.join(missing)}")
         if not refitter.refit_cuda_engine():
-            raise self.refusal(f"it does not take the weights in {WEIGHTS}")
+            raise self.refusal(f"it does not take the weights of {MODEL}")
 
     def _room(self) -> str:
         free, total = self._cuda.free_memory()
@@ -307,31 +293,6 @@ class _Kernels:
 def _compiles(library: Any) -> bool:
     """Whether the library compiles kernels where a plan is run."""
     return hasattr(library, "IRuntimeCache")
-
-
-def _in_type(array: NDArray[Any], type: str) -> NDArray[Any]:
-    """Numbers in a type of TensorRT's, by its name, rounded to the nearest."""
-    if type == "BF16":
-        return stripped.bfloat16_bits(array)
-    kinds = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32}
-    with np.errstate(over="ignore"):  # too large is infinite, as in ONNX's Cast
-        return np.ascontiguousarray(array, kinds.get(type, array.dtype))
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from running inside TensorRT's log messages.
-
-    TensorRT logs while it holds a lock that destroying one of its objects takes too: a collection
-    that found a forgotten one there would wait for ever.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def log(library: Any) -> Any:
