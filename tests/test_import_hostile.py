@@ -15,8 +15,9 @@ import pytest
 from alexc.diagnostics import AlexcError
 from alexc.importers import prototext, wire
 from alexc.importers.caffe.schema import SCHEMAS
-from alexc.importers.foreign import Request, allowed_name
+from alexc.importers.foreign import Request
 from alexc.importers.formats import ENDINGS, read_foreign
+from alexc.importers.naming import allowed_name
 from alexc.spec.model import check_layer_name
 from tests.campaigns.fuzz_import import MONSTERS, MOST_SECONDS
 from tests.import_samples.writing import field, varint

@@ -18,7 +18,7 @@ from torch import nn
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.frontend import load_net
-from alexc.importers import foreign
+from alexc.importers import builder
 from alexc.importers.foreign import ForeignNet, Request
 from alexc.importers.formats import read_foreign
 from alexc.importers.writer import write
@@ -226,7 +226,7 @@ def torchvision_alexnet(classes: int = 10) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a file of few bytes stand for large weights, which it otherwise may not."""
-    monkeypatch.setattr(foreign, "_FREE_GROWTH", 2**30)
+    monkeypatch.setattr(builder, "_FREE_GROWTH", 2**30)
 
 
 @pytest.mark.usefixtures("small_files")

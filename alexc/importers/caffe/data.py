@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from alexc.diagnostics import AlexcError, Place, fault
+from alexc.importers.builder import Builder
 from alexc.importers.caffe.layer import CaffeLayer
 from alexc.importers.caffe.schema import SCHEMAS
-from alexc.importers.foreign import Builder
 from alexc.importers.proto import Message, shortest
 from alexc.importers.wire import Mapped
 from alexc.importers.wire import read as read_wire

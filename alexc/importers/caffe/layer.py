@@ -17,6 +17,7 @@ DATA_TYPES = frozenset(
     ("Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
 )
 _IMAGE_TYPES = frozenset(("Data", "HDF5Data", "ImageData", "WindowData"))
+_WEIGHTED_TYPES = frozenset(("BatchNorm", "Convolution", "InnerProduct", "Scale"))
 _TRAINING_TYPES = frozenset(("Accuracy", "HDF5Output", "Silence"))
 
 
@@ -46,6 +47,10 @@ class CaffeLayer:
     def reads_images(self) -> bool:
         """Whether the layer gets its images from a file or a database, and may prepare them."""
         return self.type in _IMAGE_TYPES
+
+    @property
+    def may_have_weights(self) -> bool:
+        return self.type in _WEIGHTED_TYPES
 
     @property
     def is_for_training(self) -> bool:

@@ -8,116 +8,28 @@ Where Caffe's meaning differs from its name:
     BatchNorm     three blobs: mean, variance, and a number that both are to be divided by; the
                   learned factor and offset are a Scale layer of their own, merged here
     InnerProduct  takes an image as it is, so a flatten is put before it
-    fillers       `xavier` and `msra` go by fan-in alone, unless variance_norm says otherwise
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexc.importers.builder import Value
+from alexc.importers.caffe.fillers import init_of
 from alexc.importers.caffe.layer import CaffeLayer
-from alexc.importers.foreign import Builder, Value
-from alexc.importers.proto import Message
-from alexc.ops.base import Padding, Shape, ShapeFault, format_shape
+from alexc.importers.caffe.step import Step, pair
+from alexc.ops.base import Padding, ShapeFault, format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.dense import Linear
 from alexc.ops.norm import BatchNorm, Lrn
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax, Tanh
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
-from alexc.spec.names import clip
-
-Blobs = Sequence[NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One layer while it is translated: what a row of `OPERATIONS` reads.
-
-    `blobs` are its trained weights, None where the import is without. `scale` is the Scale layer
-    that a BatchNorm takes along, with its own blobs.
-    """
-
-    builder: Builder
-    layer: CaffeLayer
-    inputs: Sequence[Value | None]
-    blobs: Blobs | None
-    scale: CaffeLayer | None = None
-    scale_blobs: Blobs | None = None
-
-    @property
-    def input(self) -> Value | None:
-        return self.inputs[0] if self.inputs else None
-
-    @property
-    def input_shape(self) -> Shape | None:
-        return self.input.shape if self.input is not None else None
-
-    def parameters(self, name: str, layer: CaffeLayer | None = None) -> Message:
-        """The message with the layer's own fields; a field that Caffe doesn't have is a fault."""
-        message = (layer or self.layer).message.message(name)
-        self.known_fields(message)
-        return message
-
-    def known_fields(self, message: Message) -> None:
-        for name, offset in message.unknown:
-            self.builder.fault(
-                "import/unknown-field",
-                f"{self.layer.origin}: Caffe's {message.schema.name} has no field {name}",
-                message.document.place(offset, len(name)),
-                help="a fork of Caffe may give it a meaning, which is not known here",
-            )
-
-    def refuse(self, message: str, parameters: Message | None = None, field: str = "") -> None:
-        """Keep the fault that this layer says what the language can't."""
-        place = parameters.place_of(field) if parameters is not None else self.layer.place
-        self.builder.fault("import/unsupported-field", f"{self.layer.origin}: {message}", place)
-
-    def add(
-        self,
-        kind: Any,
-        fields: Mapping[str, Any],
-        *,
-        inputs: Sequence[Value | None] | None = None,
-        weights: Mapping[str, NDArray[Any]] | None = None,
-        init: Mapping[str, Any] | None = None,
-        note: str = "",
-    ) -> Value:
-        return self.builder.add(
-            self.layer.origin,
-            kind,
-            fields,
-            self.inputs if inputs is None else inputs,
-            weights=weights,
-            init=init,
-            note=note,
-        )
-
-    def same(self, note: str) -> Value | None:
-        """The layer changes nothing: who reads it reads what it reads."""
-        self.builder.left_out(self.layer.origin, note)
-        return self.input
-
-    def weights(self, bias: bool) -> dict[str, NDArray[Any]] | None:
-        """The blobs by the names that convolutions and fully connected layers give them."""
-        if self.blobs is None:
-            return None
-        wanted = ("weight", "bias")[: 2 if bias else 1]
-        if len(self.blobs) > len(wanted):
-            self.builder.fault(
-                "import/weight-shape",
-                f"{self.layer.origin}: there are {len(self.blobs)} blobs of weights for it, "
-                f"and it has {len(wanted)}",
-                self.layer.place,
-            )
-        return dict(zip(wanted, self.blobs, strict=False))
-
 
 # ---- layers with weights -------------------------------------------------------------------------
 
@@ -126,10 +38,10 @@ def _convolution(step: Step) -> Value | None:
     fields = step.parameters("convolution_param")
     if fields.integer("axis", 1) not in (1, -3):
         step.refuse("channels are axis 1", fields, "axis")
-    kernel = _pair(step, fields, "kernel_size", "kernel_h", "kernel_w", None)
-    stride = _pair(step, fields, "stride", "stride_h", "stride_w", 1)
-    pad = _pair(step, fields, "pad", "pad_h", "pad_w", 0)
-    dilation = _pair(step, fields, "dilation", "", "", 1)
+    kernel = pair(step, fields, "kernel_size", "kernel_h", "kernel_w", None)
+    stride = pair(step, fields, "stride", "stride_h", "stride_w", 1)
+    pad = pair(step, fields, "pad", "pad_h", "pad_w", 0)
+    dilation = pair(step, fields, "dilation", "", "", 1)
     if not fields.has("num_output"):
         step.refuse("it says no num_output", fields)
         return None
@@ -153,7 +65,7 @@ def _convolution(step: Step) -> Value | None:
             "bias": bias,
         },
         weights=step.weights(bias),
-        init=_init(step, fields, bias, weight_shape, groups),
+        init=init_of(step, fields, bias, weight_shape, groups),
     )
 
 
@@ -179,7 +91,7 @@ def _inner_product(step: Step) -> Value | None:
         {"out_features": outputs, "bias": bias},
         inputs=[features],
         weights=weights,
-        init=_init(step, fields, bias, weight_shape, 1),
+        init=init_of(step, fields, bias, weight_shape, 1),
     )
 
 
@@ -271,9 +183,9 @@ def _pooling(step: Step) -> Value | None:
         return None
     if fields.flag("global_pooling"):
         return _global_pooling(step, method)
-    kernel = _pair(step, fields, "kernel_size", "kernel_h", "kernel_w", None)
-    stride = _pair(step, fields, "stride", "stride_h", "stride_w", 1)
-    pad = _pair(step, fields, "pad", "pad_h", "pad_w", 0)
+    kernel = pair(step, fields, "kernel_size", "kernel_h", "kernel_w", None)
+    stride = pair(step, fields, "stride", "stride_h", "stride_w", 1)
+    pad = pair(step, fields, "pad", "pad_h", "pad_w", 0)
     if kernel is None or stride is None or pad is None:
         return None
     kind = MaxPool if method == "MAX" else AvgPool
@@ -449,86 +361,3 @@ OPERATIONS: dict[str, Callable[[Step], Value | None]] = {
     "Power": _power,
     "Split": lambda step: step.same("copies its input, which needs no layer"),
 }
-
-
-# ---- fields that several layers have -------------------------------------------------------------
-
-
-def _pair(
-    step: Step, fields: Message, both: str, rows: str, columns: str, default: int | None
-) -> tuple[int, int] | None:
-    """A size that is given once for both axes, twice, or by the axes' own fields."""
-    if rows and (fields.has(rows) or fields.has(columns)):
-        missing = 0 if default is None else default
-        return fields.integer(rows, missing), fields.integer(columns, missing)
-    values = fields.integers(both)
-    if len(values) > 2:
-        step.refuse(f"{both} is given for {len(values)} axes, and an image has 2", fields, both)
-        return None
-    if not values:
-        if default is None:
-            step.refuse(f"it says no {both}", fields)
-            return None
-        return default, default
-    return values[0], values[-1]
-
-
-def _init(
-    step: Step, fields: Message, bias: bool, shape: Shape | None, groups: int
-) -> dict[str, Any]:
-    """The layer's fillers as the spec's `init`; a filler that isn't given is Caffe's default, 0.
-
-    A file without fillers, as those are that only describe a trained net, says nothing of them.
-    """
-    init: dict[str, Any] = {}
-    for field, name in (("weight_filler", "weight"), ("bias_filler", "bias")):
-        filler = fields.message(field)
-        step.known_fields(filler)
-        if fields.has(field) and (name == "weight" or bias):
-            init[name] = _filled(step, filler, shape, groups)
-    if init and bias:
-        init.setdefault("bias", 0)
-    return {name: value for name, value in init.items() if value is not None}
-
-
-def _filled(step: Step, filler: Message, shape: Shape | None, groups: int) -> Any:
-    """A filler as a distribution of the spec, or None, with a warning, if it has none."""
-    kind = filler.text("type", "constant")
-    numbers = [filler.number(name) for name in ("value", "min", "max", "mean", "std")]
-    if not all(math.isfinite(number) and abs(number) < 1e37 for number in numbers):
-        kind = f"{clip(kind)} of such numbers"
-    if kind == "constant":
-        return _short(filler.number("value"))
-    if kind == "gaussian" and not filler.number("mean") and filler.integer("sparse", -1) < 0:
-        return {"normal": _short(filler.number("std", 1.0))}
-    if kind == "uniform" and filler.number("min") == -filler.number("max", 1.0):
-        return {"uniform": _short(filler.number("max", 1.0))}
-    if kind in ("xavier", "msra") and shape is not None and min(shape) > 0:
-        return _by_fans(kind, filler.text("variance_norm", "FAN_IN"), shape, groups)
-    if shape is not None or kind not in ("xavier", "msra"):
-        step.builder.warn(
-            "import/init",
-            f"{step.layer.origin}: the filler {kind} can't be said in a spec, and is left out",
-            filler.place,
-        )
-    return None
-
-
-def _by_fans(kind: str, norm: str, shape: Shape, groups: int) -> Any:
-    """`xavier` draws U(±√(3/n)) and `msra` N(0, 2/n), n being what variance_norm says."""
-    fan_in = math.prod(shape[1:])
-    fan_out = shape[0] * math.prod(shape[2:])  # Caffe counts all outputs, of every group
-    if kind == "msra" and norm == "FAN_IN":
-        return "kaiming_normal"
-    if kind == "xavier" and norm == "AVERAGE" and groups == 1:
-        return "xavier_uniform"
-    n = {"FAN_IN": fan_in, "FAN_OUT": fan_out}.get(norm, (fan_in + fan_out) / 2)
-    if kind == "msra":
-        return {"normal": _short(math.sqrt(2 / n), 4)}
-    return {"uniform": _short(math.sqrt(3 / n), 4)}
-
-
-def _short(value: float, digits: int = 7) -> float:
-    """A number as a person would write it: 1 and not 1.0, and no digits that mean nothing."""
-    rounded = float(f"{value:.{digits}g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from alexc.importers.builder import Builder
 from alexc.importers.caffe.layer import CaffeLayer
 from alexc.importers.caffe.operations import takes_along
-from alexc.importers.foreign import Builder, guess
+from alexc.importers.naming import guess
 from alexc.spec.names import clip
 
 # Beyond so many faults of names, none is worth the time to guess what was meant.

@@ -28,6 +28,11 @@ class Unit:
     def columns(self) -> int:
         return len(self.members)
 
+    @property
+    def inputs(self) -> list[set[str]]:
+        """What each member reads."""
+        return [set(member.inputs) for member in self.members]
+
 
 def units(
     wanted: Sequence[Section],

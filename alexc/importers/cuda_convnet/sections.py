@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexc.diagnostics import Place
-from alexc.importers.foreign import MAX_LAYERS, Builder, Origin
+from alexc.importers.builder import MAX_LAYERS, Builder
+from alexc.importers.foreign import Origin
 from alexc.importers.proto import Document
 from alexc.importers.prototext import read_text
 from alexc.spec.names import clip

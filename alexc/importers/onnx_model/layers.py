@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic, fault
-from alexc.importers.foreign import Builder, Value
+from alexc.importers.builder import Builder, Value
 from alexc.importers.onnx_model.model import Model, Node, NotConstantError, read_model
 from alexc.importers.onnx_model.operations import OPERATIONS
 from alexc.importers.onnx_model.plan import Planned, plan

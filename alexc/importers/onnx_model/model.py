@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from alexc.diagnostics import fault
-from alexc.importers.foreign import MAX_LAYERS, Origin
+from alexc.importers.builder import MAX_LAYERS
+from alexc.importers.foreign import Origin
 from alexc.importers.onnx_model.schema import SCHEMAS
 from alexc.importers.onnx_model.tensors import DTYPES, Array, Tensors
 from alexc.importers.proto import Message, shortest

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alexc.importers.foreign import Value
+from alexc.importers.builder import Value
 from alexc.importers.onnx_model.model import NotConstantError
 from alexc.importers.onnx_model.pooling import (
     adaptive_pool,

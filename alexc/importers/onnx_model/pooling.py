@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alexc.importers.foreign import Value
+from alexc.importers.builder import Value
 from alexc.importers.onnx_model.model import Node, NotConstantError
 from alexc.importers.onnx_model.padding import pad_amounts, pad_value
 from alexc.importers.onnx_model.step import Refused, Step, pair

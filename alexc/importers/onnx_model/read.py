@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexc.importers.foreign import Builder, ForeignNet, Request, Value, guess
+from alexc.importers.builder import Builder, Value
+from alexc.importers.foreign import ForeignNet, Request
+from alexc.importers.naming import guess
 from alexc.importers.onnx_model.model import Model, Node, NotConstantError, read_model
 from alexc.importers.onnx_model.operations import OPERATIONS
 from alexc.importers.onnx_model.plan import Planned, plan

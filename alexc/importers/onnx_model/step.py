@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexc.importers.foreign import Builder, Value
+from alexc.importers.builder import Builder, Value
 from alexc.importers.onnx_model.model import Model, Node, NotConstantError
 from alexc.importers.onnx_model.plan import Planned
 from alexc.importers.onnx_model.tensors import Array

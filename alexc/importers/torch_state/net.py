@@ -16,7 +16,8 @@ from typing import Any
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.frontend import Net, load_net
 from alexc.graph.graph import Node
-from alexc.importers.foreign import Builder, ForeignLayer, ForeignNet, Origin, Request, Row, Value
+from alexc.importers.builder import Builder, Value
+from alexc.importers.foreign import ForeignLayer, ForeignNet, Origin, Request, Row
 from alexc.importers.torch_state.files import Module, StateDict, read_state_dict
 from alexc.ops.base import Shape, format_shape
 from alexc.ops.conv import Conv
