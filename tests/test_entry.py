@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def test_an_interrupt_during_the_imports_is_no_traceback(number: str, status: in
     assert ran.stderr == ""
 
 
-def test_what_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_told_to_end_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     out = tmp_path / "out" / "net"
@@ -49,10 +51,14 @@ def test_what_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
         assert build.stderr is not None
         for line in build.stderr:
             if line.startswith("verification: running"):  # its workers are there
-                build.terminate()
+                build.send_signal(number)
                 break
-        build.stderr.read()
-    assert build.returncode == 143
+        told = build.stderr.read().splitlines()
+    assert build.returncode == 128 + number
+    assert (
+        told[-1] == f"interrupted: {out} holds what it held before; the same command starts again"
+    )
+    assert not any("Traceback" in line for line in told)
     assert not out.parent.exists()
     assert [file for file in scratch.iterdir() if file.name.startswith("alexc-")] == []
 

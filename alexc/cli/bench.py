@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alexc.cli.terminal import JsonOption, console, print_json, steps
+from alexc.cli.terminal import JsonOption, console, interruptible, print_json, steps
 from alexc.diagnostics import fault, usage_fault
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def bench(
         from alexc.plan.plot import check as check_plot
 
         check_plot(plot)
-    with steps(enabled=not json) as progress:
+    unmeasured = "not all was measured, and nothing is kept; the same command starts again"
+    with interruptible(unmeasured), steps(enabled=not json) as progress:
         result = run(target, options, progress)
     if markdown is not None:
         from alexc.files import whole_file

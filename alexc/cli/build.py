@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_diagnostics, print_json, steps
+from alexc.cli.terminal import JsonOption, interruptible, print_diagnostics, print_json, steps
 from alexc.diagnostics import usage_fault
 from alexc.frontend import load_net
 
@@ -203,7 +203,8 @@ def build(
         from alexc.triton import refuse_place
 
         refuse_place(folder, triton)
-    with steps(enabled=not json) as progress:
+    untouched = f"{folder} holds what it held before; the same command starts again"
+    with interruptible(untouched), steps(enabled=not json) as progress:
         options = Options(
             folder,
             weights,
@@ -217,7 +218,8 @@ def build(
             auto=_auto(net, budget, data, threads) if target == ["auto"] else None,
         )
         result = make(net, options, progress, progress.part)
-    repository = None if triton is None else _write_repository(folder, triton)
+    with interruptible(f"{folder} is whole; the same command goes on with {triton}"):
+        repository = None if triton is None else _write_repository(folder, triton)
     print_diagnostics(net.warnings)
     if json:
         print_json(_as_json(folder, result) | _repository_as_json(triton, repository))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_json
+from alexc.cli.terminal import JsonOption, interruptible, print_json
 from alexc.diagnostics import usage_fault
 from alexc.frontend import load_net
 
@@ -89,7 +89,8 @@ def pack(
         raise usage_fault("pack/inside", f"{out} lies in {source}, and would be packed itself")
     workers = processes or len(affinity())
     options = PackOptions(size, quality, images_per_shard, processes=workers)
-    with _bar(enabled=not json) as progress:
+    kept = f"the shards in {out} are whole, and the same command goes on with them"
+    with interruptible(kept), _bar(enabled=not json) as progress:
         packed = make(source, out, options, progress)
     if json:
         print_json(asdict(packed))

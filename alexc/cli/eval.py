@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_json, warn_of_drawn
+from alexc.cli.terminal import JsonOption, interruptible, print_json, warn_of_drawn
 from alexc.diagnostics import usage_fault
 
 
@@ -44,17 +44,18 @@ def evaluate(
 
     if views not in (1, 10):
         raise usage_fault("eval/views", f"there are 1 or 10 views of an image, not {views}")
-    if (target / MANIFEST).is_file():
-        found = score_bundle(target, data, split, views=views, engine=engine)
-        warn_of_drawn(read(target).weights)
-    elif engine is not None:
-        raise usage_fault(
-            "eval/engine",
-            f"{target} is no bundle, and only bundles have engines",
-            help="alexc build SPEC --weights RUN makes one",
-        )
-    else:
-        found = {"torch": score_run(target, data, split, views=views, best=best)}
+    with interruptible("not all images were seen, and nothing is kept"):
+        if (target / MANIFEST).is_file():
+            found = score_bundle(target, data, split, views=views, engine=engine)
+            warn_of_drawn(read(target).weights)
+        elif engine is not None:
+            raise usage_fault(
+                "eval/engine",
+                f"{target} is no bundle, and only bundles have engines",
+                help="alexc build SPEC --weights RUN makes one",
+            )
+        else:
+            found = {"torch": score_run(target, data, split, views=views, best=best)}
     first = next(iter(found.values()))
     if json:
         print_json(

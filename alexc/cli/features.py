@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_json
+from alexc.cli.terminal import JsonOption, interruptible, print_json
 
 
 def features(
@@ -28,7 +28,8 @@ def features(
     """
     from alexc.train.features import write_features
 
-    written = write_features(target, data, split, layer, out)
+    with interruptible(f"{out} holds what it held before"):
+        written = write_features(target, data, split, layer, out)
     if json:
         print_json({"file": str(out), "layer": layer, "shape": list(written)})
     else:

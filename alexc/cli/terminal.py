@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOBase
 from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, cast
@@ -139,6 +140,17 @@ class _Bar(Steps):
 
     def part(self, done: float, what: str) -> None:  # noqa: ARG002  (TensorRT's own words)
         self._progress.update(self._task, total=1.0, completed=done)
+
+
+@contextmanager
+def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM in the block end it with a sentence: what is kept, and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if isinstance(stopped, KeyboardInterrupt) or stopped.code == 128 + signal.SIGTERM:
+            say(f"interrupted: {kept if isinstance(kept, str) else kept()}")
+        raise
 
 
 def warn_of_drawn(origin: Origin | None) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alexc.cli.terminal import JsonOption, print_diagnostics, print_json
+from alexc.cli.terminal import JsonOption, interruptible, print_diagnostics, print_json
 from alexc.frontend import load_net
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ def train(
     recipe = recipe_of(net, overrides or ())
     folder = out or Path("runs") / net.spec.name
     options = Options(folder, resume, weights, device, threads, processes, stop_after, tensorboard)
-    with joined(device) as workers:
+    with (
+        joined(device) as workers,
+        interruptible(lambda: _kept(folder)) if workers.first else nullcontext(),
+    ):
         if workers.first:
             print_diagnostics(net.warnings)
         with _reporter(workers.first and not json) as report:
@@ -98,6 +101,16 @@ def train(
             draw_run(folder, outcome.scores, net.labels)
             _print(folder, outcome, json)
     raise typer.Exit(_INTERRUPTED if outcome.interrupted else 0)
+
+
+def _kept(folder: Path) -> str:
+    """What there is of a run that ends outside of its steps, or by a second Ctrl-C."""
+    from alexc.train import checkpoint
+
+    last = checkpoint.latest(folder)
+    if last is None:
+        return f"no step is saved in {folder}; --resume begins at the first one"
+    return f"{folder} is saved up to step {last.state.step:,}; --resume goes on"
 
 
 def _print(folder: Path, outcome: Outcome, json: bool) -> None:

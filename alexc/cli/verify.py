@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alexc.cli.terminal import JsonOption, console, print_json, steps
+from alexc.cli.terminal import JsonOption, console, interruptible, print_json, steps
 from alexc.cli.verify_foreign import check_foreign, meant
 from alexc.diagnostics import fault, usage_fault
 
@@ -136,7 +136,8 @@ def verify(
         with TemporaryDirectory(prefix="alexc-verify-") as scratch:
             checked = _target(target, weights, seed, Path(scratch))
             inputs = _photographs(images, checked.preprocess) if images else None
-            with steps(enabled=not json) as progress:
+            unfinished = "not all was compared, and there is no verdict"
+            with interruptible(unfinished), steps(enabled=not json) as progress:
                 report = cross_check(
                     checked.graph,
                     checked.weights,
