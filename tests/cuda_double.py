@@ -34,6 +34,7 @@ MemcpyKind = enum.IntEnum(
     "MemcpyKind",
     ["cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaMemcpyDeviceToDevice"],
 )
+MemoryType = enum.IntEnum("MemoryType", {"cudaMemoryTypeDevice": 2, "cudaMemoryTypeManaged": 3})
 CaptureMode = enum.IntEnum("CaptureMode", ["cudaStreamCaptureModeThreadLocal"], start=1)
 DeviceAttr = enum.IntEnum(
     "DeviceAttr",
@@ -59,8 +60,8 @@ class Handle:
 class Stream:
     """Work that waits to be done, each a function; `recorded` is what goes into a graph."""
 
-    work: deque[Callable[[], None]] = field(default_factory=deque)
-    recorded: list[Callable[[], None]] | None = None
+    work: deque[Callable[[], object]] = field(default_factory=deque)
+    recorded: list[Callable[[], object]] | None = None
     recorder: int = 0  # the thread that began
     invalid: bool = False
 
@@ -85,6 +86,8 @@ class Gpu:
         self.total = total
         self.devices = 1
         self.current = 0  # the device; all work is on device 0
+        self.elsewhere: set[int] = set()  # addresses that are said to lie on device 1
+        self.managed: set[int] = set()  # and those on any
         self.driver, self.runtime = 13010, 13000
         self.capability = (8, 9)
         self.failing: dict[str, Status] = {}
@@ -94,8 +97,8 @@ class Gpu:
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, Stream] = {LEGACY: Stream()}
         self.events: dict[int, Event] = {}
-        self.graphs: dict[int, list[Callable[[], None]]] = {}
-        self.ready_graphs: dict[int, list[Callable[[], None]]] = {}
+        self.graphs: dict[int, list[Callable[[], object]]] = {}
+        self.ready_graphs: dict[int, list[Callable[[], object]]] = {}
         self.last: dict[int, Status] = {}  # the last error of each thread, until it is asked for
         self._lock = threading.RLock()  # the real functions may be called from many threads
         self._addresses = itertools.count(0x7F00_0000_0000, 1 << 28)
@@ -125,7 +128,7 @@ class Gpu:
                 return block[offset : offset + size]
         raise AssertionError(f"{address:#x} is no memory of the GPU, or was freed")
 
-    def put(self, stream: Any, work: Callable[[], None]) -> None:
+    def put(self, stream: Any, work: Callable[[], object]) -> None:
         """Put work on a stream; a stream that is recording keeps it for the graph."""
         found = self.stream(stream)
         if found.recorded is not None:
@@ -156,6 +159,7 @@ class Gpu:
                 setattr(module, name, self._called(name))
         vars(module).update(
             cudaMemcpyKind=MemcpyKind,
+            cudaMemoryType=MemoryType,
             cudaStreamCaptureMode=CaptureMode,
             cudaDeviceAttr=DeviceAttr,
             cudaStreamNonBlocking=1,
@@ -229,6 +233,12 @@ class Gpu:
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Status, Any]:
         return OK, SimpleNamespace(name=b"GPU of straw\0\0")
+
+    def cudaPointerGetAttributes(self, ptr: int) -> tuple[Status, Any]:
+        kind = MemoryType[
+            "cudaMemoryTypeManaged" if ptr in self.managed else "cudaMemoryTypeDevice"
+        ]
+        return OK, SimpleNamespace(type=kind, device=int(ptr in self.elsewhere))
 
     def cudaMemGetInfo(self) -> tuple[Status, int, int]:
         return OK, self.total - self.used, self.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -176,6 +177,20 @@ def test_a_closed_session_does_not_go_on(built: Path, engine: str) -> None:
         next(results)
     with pytest.raises(EngineError, match="the session is closed"):  # as in another thread
         loaded.run(images(2))
+
+
+def test_a_session_is_of_the_process_that_opened_it(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads do not get over a fork: a run in the child would wait for them for ever."""
+    with alexc_runtime.open(built, "onnxruntime", threads=1) as opened:
+        own = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: own + 1)
+        with pytest.raises(EngineError, match="opened in another process") as caught:
+            opened.run(images(2))
+        assert caught.value.code == "engine/process"
+        monkeypatch.undo()
+        opened.run(images(2))
 
 
 @pytest.mark.parametrize("images", [-1, 0, 10**15, 10**30])

@@ -6,6 +6,7 @@ On the CPU with the real torch; on the GPU of straw with arrays that follow both
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,54 @@ def test_who_takes_an_output_gets_it_in_order(built: Path, machine: Machine) -> 
         assert gpu.bytes_at(place, 60).size == 60
         del capsule
         del says
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_batch_on_another_gpu_is_refused_before_it_is_touched(
+    built: Path, machine: Machine, said: bool
+) -> None:
+    gpu = machine.gpu
+    gpu.devices = 2
+    batch = (ByDlpack if said else ByInterface)(gpu, images(3))
+    if isinstance(batch, ByDlpack):
+        batch.device = 1
+    else:  # the interface says nothing of it
+        gpu.elsewhere.add(batch.address)
+    with machine.open(built) as opened:
+        gpu.calls.clear()
+        with pytest.raises(BatchError, match="lies on GPU 1, and the engine is on GPU 0"):
+            opened.run(batch)
+        assert not {"cudaEventRecord", "cudaStreamWaitEvent"} & set(gpu.calls)
+    gpu.drain(gpu.streams[LEGACY])  # which nobody has waited for
+
+
+def test_memory_that_moves_is_read_like_that_of_a_gpu(built: Path, machine: Machine) -> None:
+    class Managed(ByDlpack):
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return dlpack.CUDA_MANAGED, 0
+
+    machine.gpu.devices = 2
+    batch = Managed(machine.gpu, images(3))
+    machine.gpu.managed.add(batch.address)
+    machine.gpu.elsewhere.add(batch.address)  # where it was last
+    with machine.open(built) as opened:
+        agree(opened.run(batch), images(3))
+
+
+def test_a_fork_gives_back_nothing_of_its_parent(
+    built: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine.open(built) as opened:
+        opened.run(images(3))
+        engine = opened._engine
+        assert engine is not None
+        machine.gpu.calls.clear()
+        own = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: own + 1)
+        engine._state.close()  # type: ignore[attr-defined]
+        assert machine.gpu.calls == []
+        monkeypatch.undo()
+        np.testing.assert_array_equal(opened.run(images(3))["conv"], expected(images(3))["conv"])
 
 
 def test_memory_for_outputs_is_bounded(built: Path, machine: Machine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from alexc_runtime.engines.onnxruntime import Provider
 from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda
 from alexc_runtime.manifest import MODEL, WEIGHTS, Bundle, EngineRecord
 from alexc_runtime.session import ENGINES
+from tests.cuda_double import LEGACY, Status
 from tests.gpu_machine import Machine, gpu_machine
 from tests.small_bundle import IMAGE, Array, built, expected, images, make
 from tests.test_runtime_arrays import ByDlpack, ByInterface
@@ -213,6 +215,28 @@ def test_a_batch_on_the_gpu_is_read_where_it_lies_when_it_is_written(
             for name, value in expected(images(count)).items():
                 np.testing.assert_array_equal(outputs[name].numpy(), value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("double")
+def test_memory_of_an_output_is_written_again_when_nobody_reads_it(
+    built: Path, machine: Machine
+) -> None:
+    """Whoever had the output may have let it go, and read it on a stream of his own still."""
+    gpu = machine.gpu
+    batch = ByDlpack(gpu, images(2))
+    with alexc_runtime.open(built, "onnxruntime_cuda") as opened:
+        for _ in range(8):
+            found = opened.run(batch)["scores"].__cuda_array_interface__["data"][0]
+            gpu.put(LEGACY, partial(gpu.bytes_at, found, 40))  # read it, some time
+        gpu.failing["cudaDeviceSynchronize"] = Status["cudaErrorStreamCaptureUnsupported"]
+        held = len(gpu.memory)
+        opened.run(batch)
+        assert len(gpu.memory) > held > 16
+        gpu.failing.clear()
+        opened.run(batch)
+        assert len(gpu.memory) < 8
+        last = opened.run(batch)["scores"]
+    np.testing.assert_array_equal(last.numpy(), expected(images(2))["scores"])
 
 
 def test_it_serves_unasked_where_nothing_does_that_the_build_verified(

@@ -17,12 +17,15 @@ import alexc_runtime
 from alexc.plan import bench, ours
 from alexc.plan.contestant import Subject
 from alexc_runtime import BundleError, EngineError, EngineUnavailableError, session
+from alexc_runtime.engines import cuda
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.planned import PlannedEngine
 from alexc_runtime.manifest import MODEL, BatchRange, EngineRecord, parse, read, render
 from alexc_runtime.planned import Candidate, Choice, Place, Plan, Timed, Way, this_machine
+from tests.gpu_machine import gpu_machine
 from tests.small_bundle import MANIFEST, expected, images, make
+from tests.small_bundle import PLAN as SMALL_PLAN
 
 SMALL = Way("onnxruntime", "fp32", MODEL, 1)
 LARGE = Way("onnxruntime", "fp32", MODEL, None)
@@ -334,6 +337,30 @@ def test_a_way_that_the_build_does_not_list_is_what_the_certificate_says(spied: 
     make(spied.parent / "listed", plan=PLAN, engines=(listed,))
     with alexc_runtime.open(spied.parent / "listed") as opened:
         assert opened.status == "verified on two images"
+
+
+@pytest.mark.usefixtures("spied")
+def test_an_engine_that_is_loaded_later_lies_on_the_same_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever thread a batch comes from: there another GPU may be the current one."""
+    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
+        monkeypatch.setattr(cuda, "no_driver", lambda: None)
+        machine.install()
+        machine.gpu.devices = 2
+        large = Way("tensorrt_rtx", "fp32", SMALL_PLAN, None)
+        plan = replace(PLAN, choices=(Choice(1, 2, SMALL), Choice(3, None, large)), candidates=())
+        make(tmp_path / "planned", plan=plan)
+        with alexc_runtime.open(tmp_path / "planned") as opened:
+            machine.gpu.current = 1
+            np.testing.assert_array_equal(
+                opened.run(images(3))["scores"], expected(images(3))["scores"]
+            )
+            assert machine.gpu.current == 1
+            planned = opened._engine
+            assert isinstance(planned, PlannedEngine)
+            assert planned._engines[large]._cuda.device == 0  # type: ignore[attr-defined]
+        machine.gpu.current = 0
 
 
 # ---- inspected -----------------------------------------------------------------------------------

@@ -29,9 +29,13 @@ LEGACY_STREAM = 1
 
 @dataclass(frozen=True)
 class OnGpu:
-    """An array in memory of a GPU, of which nothing has been read yet."""
+    """An array in memory of a GPU, of which nothing has been read yet.
+
+    `device` is the number of the GPU, None if the array does not tell.
+    """
 
     array: Any
+    device: int | None = None
 
     @property
     def images(self) -> int:
@@ -48,16 +52,14 @@ class OnGpu:
 class Borrowed(NamedTuple):
     """An array on a GPU that is somebody else's. `owner` is to be held as long as it is used.
 
-    `type` is None if numpy has no such; `device` is the number of the GPU, None if it is not told.
-    `stream` is the one on which its owner works, None if that is not told. `ready` says whether
-    what the owner has done is certain to come before what we put on our stream from now on;
-    otherwise we have to wait for his.
+    `type` is None if numpy has no such. `stream` is the one on which its owner works, None if that
+    is not told. `ready` says whether what the owner has done is certain to come before what we put
+    on our stream from now on; otherwise we have to wait for his.
     """
 
     address: int
     shape: tuple[int, ...]
     type: np.dtype[Any] | None
-    device: int | None
     contiguous: bool
     owner: object
     stream: int | None
@@ -71,11 +73,11 @@ def on_cpu(batch: object) -> NDArray[Any] | OnGpu:
     if _offers(batch, "__dlpack__") and _offers(batch, "__dlpack_device__"):
         lender: Any = batch
         try:
-            kind = int(lender.__dlpack_device__()[0])
+            kind, number = map(int, lender.__dlpack_device__())
         except Exception as error:
             raise _not_lent(batch, error) from error
-        if kind == dlpack.CUDA:
-            return OnGpu(batch)
+        if kind in (dlpack.CUDA, dlpack.CUDA_MANAGED):
+            return OnGpu(batch, number if kind == dlpack.CUDA else None)
         if kind not in (dlpack.CPU, dlpack.CUDA_HOST):
             raise BatchError(
                 "batch/device",
@@ -118,7 +120,6 @@ def borrowed(batch: OnGpu, stream: int) -> Borrowed:
                 found.address,
                 found.shape,
                 found.type,
-                found.device[1],
                 found.contiguous,
                 owner=capsule,
                 stream=None,
@@ -142,7 +143,6 @@ def _of_interface(array: Any, says: dict[str, Any]) -> Borrowed:
         int(says["data"][0]),
         shape,
         kind,
-        device=None,
         contiguous=strides is None or _is_contiguous(shape, strides, kind.itemsize),
         owner=array,
         stream=None if stream is None else int(stream),

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-CPU, CUDA, CUDA_HOST = 1, 2, 3  # kinds of device: of CUDA, memory of the GPU or page-locked
+# Kinds of device. Of CUDA there is memory of a GPU, page-locked memory of the host, and memory that
+# moves between the two, which any GPU may use.
+CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 
 _UNUSED = b"dltensor"  # the name of a capsule until somebody takes what is in it
 _KINDS = {0: "i", 1: "u", 2: "f"}  # numpy's letters by the format's codes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from alexc_runtime.arrays import Borrowed, OnGpu, on_cpu
 from alexc_runtime.engines.base import Engine, closed
+from alexc_runtime.engines.cuda import staying
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorRT
 from alexc_runtime.engines.openvino import OpenVino
@@ -53,12 +55,14 @@ _UNSEEN = "not verified by the build"
 class Session:
     """A bundle on an engine. Close it, or use it in a `with`.
 
-    Threads may share it, and close it when all of them are done.
+    Threads may share it, and close it when all of them are done. Processes may not: neither CUDA
+    nor the threads of an engine on the CPU get over a fork.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, record: EngineRecord, why: str) -> None:
         self._bundle = bundle
         self._engine: Engine | None = engine
+        self._process = os.getpid()
         self._record = record
         self._batch_limits = engine.batch_limits
         self._input_type = np.dtype(bundle.manifest.input.dtype)
@@ -165,6 +169,12 @@ class Session:
     def _running(self) -> Engine:
         if self._engine is None:
             raise closed()
+        if self._process != os.getpid():
+            raise EngineError(
+                "engine/process",
+                "the session was opened in another process, of which this one is a fork",
+                help="open it after the fork, in each process for itself",
+            )
         return self._engine
 
     def _check_outputs(self, outputs: Mapping[str, NDArray[Any]], images: int) -> None:
@@ -343,13 +353,19 @@ def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | No
 
 
 def _open_planned(bundle: Bundle, plan: Plan, threads: int | None) -> Session:
+    # What is loaded later, by any thread, is to lie on the GPU that is current now.
+    names = {choice.way.engine for choice in plan.choices} | {c.engine for c in plan.candidates}
+    on_gpu = any(kind.on_gpu for name, kind in ENGINES.items() if name in names)
+    there = staying() if on_gpu else nullcontext
+
     def load(way: Way) -> Engine:
         kind = ENGINES.get(way.engine)
         record = _record_of(bundle.manifest, way)
         obstacle = "this alexc_runtime does not know it" if kind is None else _obstacle(record)
         if kind is None or obstacle is not None:
             raise EngineUnavailableError("engine/unavailable", f"{way.engine}: {obstacle}")
-        return kind(bundle, record, way.threads if threads is None else threads)
+        with there():
+            return kind(bundle, record, way.threads if threads is None else threads)
 
     try:
         engine = PlannedEngine(plan, load, bundle.manifest.input.batch.min)

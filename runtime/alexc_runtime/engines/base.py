@@ -98,7 +98,9 @@ def import_obstacle(module: str, package: str) -> str | None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            return f"the package {package} is not installed"
+            # Another package may have brought what stands above it.
+            older = f", or is one without {error.name}" if "." in error.name else ""
+            return f"the package {package} is not installed{older}"
         return f"{package} is installed without {error.name}, which it needs"
     except Exception as error:  # noqa: BLE001
         # A library that is broken or does not fit this machine fails in any way it likes.

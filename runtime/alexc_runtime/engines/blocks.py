@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from alexc_runtime.engines.cuda import Cuda
 
 # At most so many wait before the device is asked to come to rest.
-_MOST_RESTING = 16
+MOST_RESTING = 16
 
 
 class Blocks:
@@ -31,7 +31,7 @@ class Blocks:
         """A block of at least `size` bytes."""
         with self._lock:
             rounded = max(256, 1 << (size - 1).bit_length())
-            if not self._free.get(rounded) and len(self._resting) >= _MOST_RESTING:
+            if not self._free.get(rounded) and len(self._resting) >= MOST_RESTING:
                 # What a collection gives back meanwhile has not rested with the others.
                 resting, self._resting = self._resting, []
                 if self._cuda.rest():

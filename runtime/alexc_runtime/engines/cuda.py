@@ -11,7 +11,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -177,10 +177,12 @@ class Cuda:
         return not status
 
     def device_of(self, address: int) -> int:
-        """The number of the GPU that memory lies on."""
+        """The number of the GPU that memory lies on; this one, where it may lie on any."""
         if not self._several:
             return self.device
-        return int(self.call(self.api.cudaPointerGetAttributes, address).device)
+        found = self.call(self.api.cudaPointerGetAttributes, address)
+        on_one = found.type == self.api.cudaMemoryType.cudaMemoryTypeDevice
+        return int(found.device) if on_one else self.device
 
     def free_memory(self) -> tuple[int, int]:
         """The bytes that are free on the GPU, and all that it has."""
@@ -264,6 +266,17 @@ def _too_old(driver: int, runtime: int) -> str:
     if major < _OLDEST_CUDA:
         return reason
     return f"{reason}, or pip install 'cuda-python=={major}.*'"
+
+
+def staying() -> Callable[[], AbstractContextManager[None]]:
+    """What makes the GPU that is current now the current one again, in whatever thread.
+
+    Where there is none, or none that answers, it does nothing.
+    """
+    with suppress(EngineError):
+        if not (no_driver() or no_gpu()):
+            return Cuda("CUDA").current
+    return lambda: _NOTHING
 
 
 def capability() -> tuple[str, str]:

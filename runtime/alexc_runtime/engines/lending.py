@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from contextlib import ExitStack, suppress
@@ -29,9 +30,16 @@ class State:
         self.held = held
         self.lock = threading.RLock()  # a collection may end an engine at any point
         self.open = True
+        self._process = os.getpid()
 
     def close(self) -> None:
-        """Wait for what goes on, and give back everything. Closing twice does nothing."""
+        """Wait for what goes on, and give back everything. Closing twice does nothing.
+
+        In a fork of the process that made it all there is nothing to give back: it is the other's,
+        who may be at work on it, and CUDA does not work here.
+        """
+        if self._process != os.getpid():
+            return
         with self.lock:
             if not self.open:
                 return

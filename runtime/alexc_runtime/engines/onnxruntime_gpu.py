@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from io import StringIO
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from alexc_runtime import user_cache
 from alexc_runtime.arrays import Borrowed, DeviceArray, Holder, OnGpu, borrowed
 from alexc_runtime.engines.base import first_line, import_obstacle, load
+from alexc_runtime.engines.blocks import MOST_RESTING
 from alexc_runtime.engines.cuda import MODULE, Cuda, no_driver, no_gpu
 from alexc_runtime.engines.onnxruntime import OnnxRuntime, Provider
 from alexc_runtime.errors import BatchError, EngineError
@@ -63,6 +64,10 @@ class OnnxRuntimeCuda(OnnxRuntime):
         )
 
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
+        self._ordering = threading.Lock()
+        self._held = ExitStack()
+        self._streams: tuple[Cuda, Any, Any] | None = None
+        self._resting: list[object] = []  # outputs that nobody holds, and that may still be read
         try:
             super().__init__(bundle, record, threads)
         except EngineError as error:
@@ -78,9 +83,6 @@ class OnnxRuntimeCuda(OnnxRuntime):
             )
         self._shapes = {output.name: output.shape for output in bundle.manifest.outputs}
         self._type = np.dtype(bundle.manifest.input.dtype)
-        self._ordering = threading.Lock()
-        self._held = ExitStack()
-        self._streams: tuple[Cuda, Any, Any] | None = None
 
     @classmethod
     def computing(cls, precision: str) -> list[Provider]:
@@ -98,14 +100,14 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
         """As `run`, by binding the memory of input and outputs; the outputs are there then."""
-        lent = self._ready_input(batch)
-        check(lent)
-        if lent.device not in (None, _DEVICE):
+        if batch.device not in (None, _DEVICE):
             raise BatchError(
                 "batch/device",
-                f"the batch lies on GPU {lent.device}, and the engine is on GPU {_DEVICE}",
+                f"the batch lies on GPU {batch.device}, and the engine is on GPU {_DEVICE}",
                 help="copy it there",
             )
+        lent = self._ready_input(batch)
+        check(lent)
         kind, images = np.dtype(np.float32), lent.shape[0]
         outputs = {}
         try:
@@ -118,7 +120,8 @@ class OnnxRuntimeCuda(OnnxRuntime):
                     (images, *shape), kind, self.memory, _DEVICE
                 )
                 binding.bind_ortvalue_output(name, value)
-                outputs[name] = DeviceArray(_Value(value), (images, *shape), kind, _DEVICE)
+                holder = _Value(value, self._resting)
+                outputs[name] = DeviceArray(holder, (images, *shape), kind, _DEVICE)
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise self._failure(error) from error
@@ -143,13 +146,27 @@ class OnnxRuntimeCuda(OnnxRuntime):
                 if not lent.ready:
                     cuda.after(cuda.api.cudaStream_t(lent.stream), stream, event)
                 cuda.call(cuda.api.cudaStreamSynchronize, stream)
+                self._let_go(cuda)
         return lent
+
+    def _let_go(self, cuda: Cuda) -> None:
+        """Give back the outputs that nobody holds, when what was reading them is done.
+
+        ONNX Runtime gives their memory to the next output at once, which would be written while
+        another library still reads the last one on a stream of its own.
+        """
+        count = len(self._resting)  # what comes meanwhile has not rested with them
+        if count >= MOST_RESTING and cuda.rest():
+            del self._resting[:count]
 
     def close(self) -> None:
         super().close()
-        self._streams = None
-        if hasattr(self, "_held"):
-            self._held.close()
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            with suppress(EngineError), streams[0].current():
+                streams[0].rest()
+        self._resting.clear()
+        self._held.close()
 
 
 class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
@@ -196,10 +213,17 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
 
 
 class _Value(Holder):
-    """Memory of ONNX Runtime's, which it has written before `run_with_iobinding` returns."""
+    """Memory of ONNX Runtime's, which it has written before `run_with_iobinding` returns.
 
-    def __init__(self, value: Any) -> None:
+    When nobody holds it any more it is put to the others that are `resting`.
+    """
+
+    def __init__(self, value: Any, resting: list[object]) -> None:
         self._value = value
+        self._resting = resting
+
+    def __del__(self) -> None:
+        self._resting.append(self._value)
 
     @property
     def address(self) -> int:

@@ -256,20 +256,27 @@ class TensorRT(Engine):
     def run_on_gpu(self, batch: OnGpu, check: Callable[[Borrowed], None]) -> dict[str, DeviceArray]:
         """As `run`, without a copy of the input, and without waiting for the outputs."""
         with self._lock, self._ready():
+            # Before its owner is asked to wait with our stream, which he could not on another GPU.
+            if batch.device is not None:
+                self._check_device(batch.device)
             lent = borrowed(batch, int(self._compute))
             check(lent)
-            if lent.device is not None and lent.device != self._cuda.device:
-                raise BatchError(
-                    "batch/device",
-                    f"the batch lies on GPU {lent.device}, and the engine is on GPU "
-                    f"{self._cuda.device}",
-                    help="copy it there, or open the bundle while the other GPU is the current one",
-                )
+            if batch.device is None:
+                self._check_device(self._cuda.device_of(lent.address))
             self._lent.release()
             try:
                 return self._run_lent(lent)
             finally:
                 self._lent.hold(lent)
+
+    def _check_device(self, device: int) -> None:
+        own = self._cuda.device
+        if device != own:
+            raise BatchError(
+                "batch/device",
+                f"the batch lies on GPU {device}, and the engine is on GPU {own}",
+                help="copy it there, or open the bundle while the other GPU is the current one",
+            )
 
     def _run_lent(self, lent: Borrowed) -> dict[str, DeviceArray]:
         cuda, images, slot = self._cuda, lent.shape[0], self._slots.first
