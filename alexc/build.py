@@ -446,10 +446,11 @@ def _model_engines(options: Options, report: Report) -> list[EngineRecord]:
     """The engines that load model.onnx, with what the verification found of each."""
     results = {result.backend: result for result in report.backends}
     asked = [t.engine for t in options.targets if t.engine in MODEL_ENGINES]
-    precision = _of_model(options)
     records = []
     for name in asked or (MODEL_ENGINES if not options.targets else ()):
         result = results.get(name)
+        # A GPU multiplies in TF32 where it is told to, and a CPU has nothing of the kind.
+        precision = options.precision if RUNNERS[name].on_gpu else _of_model(options)
         if result is not None and result.passed:
             # A form of its own, where it has one, was verified by itself.
             form = results.get(f"{name}_form")
@@ -493,7 +494,7 @@ def _verify(
         samples=samples,
         photographs=[digest_of(file) for file in photographs],
         batches=options.plans.batch,
-        precision=_of_model(options),
+        precision=options.precision,
         backends=None,
         progress=lambda step: progress(f"verification: {step}"),
     )

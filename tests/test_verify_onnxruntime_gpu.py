@@ -259,6 +259,21 @@ def test_a_build_verifies_them_where_there_is_a_gpu_and_they_serve_first(
         assert (session.engine, session.status) == ("onnxruntime_cuda", "verified")
 
 
+def test_a_build_in_tf32_has_the_gpu_multiply_in_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, OnnxRuntime, GoodCuda)
+    monkeypatch.setattr(building, "PLAN_ENGINES", ())
+    options = Options(project.folder / "out", precision="tf32")
+    manifest = build(project.load(SPEC), options, lambda _: None).manifest
+    precisions = {record.engine: record.precision for record in manifest.engines}
+    assert precisions == {"onnxruntime_cuda": "tf32", "onnxruntime": "fp32"}
+    monkeypatch.setitem(alexc_runtime.ENGINES, "onnxruntime_cuda", OnCpu)
+    TOLD.clear()
+    alexc_runtime.open(options.out).close()
+    assert TOLD == [[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "1"})]]
+
+
 def test_a_build_refuses_a_gpu_that_computes_something_else(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
