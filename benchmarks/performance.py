@@ -25,10 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alexc.build import preprocess_of
 from alexc.calibrate.images import load_images
 from alexc.frontend import load_net
 from alexc.graph.graph import Graph
+from alexc.model import preprocess_of
 from alexc.ops.pixels import Pixels
 from alexc.passes.fold_batch_norm import fold_batch_norm
 from alexc.passes.fold_normalisation import fold_normalisation
@@ -178,7 +178,9 @@ def ablation(name: str) -> dict[str, Any]:
         say(f"{name}: computing the reference")
         images, expected = standard(net, max(BATCHES), 0)
         files = subject(net, scratch, images, None)
-        results = race(contestants, files, BATCHES, expected, ABLATION_PACE, say)
+        results = race(
+            contestants, files, BATCHES, expected, ABLATION_PACE, lambda step: say(str(step))
+        )
     return {
         "name": name,
         "rows": [row(result, batch, None) for batch in BATCHES for result in results],

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexc.build import Auto, Options, build
+from alexc.assembly.options import Auto, Options
+from alexc.build import build
 from alexc.diagnostics import AlexcError
 from alexc.engines.options import PlanOptions
 from alexc.frontend import load_net
@@ -82,7 +83,9 @@ def measure(folder: Path, progress: Progress) -> dict[str, Any]:
         images, expected = standard(net, max(BATCHES), 0)
         files = subject(net, Path(scratch), images, None)
         contestants = [ours.planned(folder, manifest), *singles]
-        results = race(contestants, files, BATCHES, expected, _PACE, progress)
+        results = race(
+            contestants, files, BATCHES, expected, _PACE, lambda step: progress(str(step))
+        )
     rows = [row(result, batch, None) for batch in BATCHES for result in results]
     return plan_result(plan.to_json(), rows)
 

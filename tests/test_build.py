@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import alexc_runtime
-from alexc.build import Options, build
+from alexc.assembly.options import Options
+from alexc.build import build
 from alexc.frontend import load_net
 from alexc_runtime.digests import sha256
 from alexc_runtime.manifest import read as read_manifest
@@ -202,7 +203,7 @@ def test_the_certificate_does_not_speak_of_a_form_that_nobody_ran(
 ) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setattr("alexc.verify.backends.OnnxRuntime.missing", lambda: "onnxruntime")
-    monkeypatch.setattr("alexc.build.PLAN_ENGINES", ())
+    monkeypatch.setattr("alexc.assembly.plans.PLAN_ENGINES", ())
     made = build(load_net(spec), Options(tmp_path / "out"), progress=lambda _: None)
     assert set(made.manifest.verification.digests) == {"model.onnx", "weights.safetensors"}
 
@@ -489,7 +490,7 @@ def test_ctrl_c_leaves_nothing_behind(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alexc.build._verify", interrupted)
+    monkeypatch.setattr("alexc.build.prove", interrupted)
     ran = alexc("build", spec, "--out", tmp_path / "deep" / "out")
     assert ran.status == 130
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alexc.build import spec_digest
+from alexc.assembly.inputs import spec_digest
 from alexc.bundle import staged
 from alexc.calibrate.calibration import FILE as CALIBRATION
 from alexc.calibrate.calibration import Calibration, Tried

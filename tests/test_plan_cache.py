@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from alexc.build import Options, Target, _build_plans
+from alexc.assembly.options import Options, Target
+from alexc.assembly.plans import build_plans
 from alexc.diagnostics import fault
 from alexc.engines import cache
 from alexc.engines.cache import cached_plan, default_folder
@@ -261,7 +262,7 @@ def test_a_build_takes_its_plan_from_the_cache(builder: Builder, tmp_path: Path)
     plans = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (record,) = _build_plans(options, tmp_path / name, files, ["conv1"], lambda _: None)
+        (record,) = build_plans(options, tmp_path / name, files, ["conv1"], lambda _: None)
         assert (record.precision, record.path) == ("bf16", "engines/tensorrt_rtx-bf16.plan")
         plans.append((tmp_path / name / "engines" / "tensorrt_rtx-bf16.plan").read_bytes())
     assert plans[0] == plans[1]

@@ -17,16 +17,19 @@ from alexc.engines.tensorrt.layers import layers_file
 from alexc.frontend import Net, load_net
 from alexc.passes.inference import inference
 from alexc.plan import search as searching
+from alexc.plan import trials
 from alexc.plan.budget import parse_budget
 from alexc.plan.choice import Tried
 from alexc.plan.contestant import Contestant
 from alexc.plan.measure import Pace, Result, race
 from alexc.plan.outcome import nothing_passes
 from alexc.plan.photographs import MOST_IMAGES, Labelled, photographs
-from alexc.plan.search import Found, Request, check, search
+from alexc.plan.request import Material, Request, check
+from alexc.plan.search import Found, search
 from alexc.plan.timing import Times
+from alexc.plan.trials import Trials
 from alexc.plan.variant import Variant
-from alexc.plan.workshop import Material, Workshop
+from alexc.plan.workshop import Workshop
 from alexc.train.score import labelled
 from alexc.verify.reference import evaluate
 from alexc.weights.init import draw
@@ -95,8 +98,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, behaviour: dict[Variant, dict[str,
             settings,
         )
 
-    def certify(self: Any, each: Tried) -> None:
-        self._look(each, self._request.labelled)
+    def cross_check(_: Any, each: Tried) -> None:
         each.rejection = behaviour[each.variant].get("rejection")
         each.verified = each.rejection is None
 
@@ -108,9 +110,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, behaviour: dict[Variant, dict[str,
             result.times = {batch: Times(((ms,),) * 6) for batch in result.times}
         return results
 
-    monkeypatch.setattr(searching, "race", timed)
+    monkeypatch.setattr(trials, "race", timed)
     monkeypatch.setattr(Workshop, "contestant", contestant)
-    monkeypatch.setattr(searching._Course, "_certify", certify)
+    monkeypatch.setattr(Trials, "cross_check", cross_check)
     for engine in ("onnxruntime", "openvino"):
         kind = alexc_runtime.ENGINES[engine]
         monkeypatch.setattr(kind, "obstacle", classmethod(lambda _: None))
@@ -291,7 +293,7 @@ def test_errors_are_measured_on_photographs_that_no_ranges_come_from(
         measured.extend(images)
         return photographs(graph, weights, images, *words)
 
-    monkeypatch.setattr(searching, "photographs", seen)
+    monkeypatch.setattr(trials, "photographs", seen)
     images = np.random.default_rng(4).standard_normal((50, 3, 9, 8), np.float32)
     result = found(net, tmp_path, "1e-2", material=Material(photographs=images))
     assert result.plan.said == "all batches on onnxruntime in u8s8"
@@ -354,10 +356,11 @@ def test_a_build_that_searches(
 ) -> None:
     """On one engine, from the command line to a session; a second build does nothing."""
     pytest.importorskip("onnxruntime")
-    from alexc import build
+    from alexc.assembly import inputs, plans
+    from alexc.assembly.options import Auto, Options
 
     monkeypatch.setattr(searching, "ENGINES", {"onnxruntime": alexc_runtime.ENGINES["onnxruntime"]})
-    monkeypatch.setattr(build, "PLAN_ENGINES", ())
+    monkeypatch.setattr(plans, "PLAN_ENGINES", ())
     place = ("build", tmp_path / "small.yaml", "--out", tmp_path / "out")
     words = ("--target", "auto", "--batch", "1,1,2", "--json")
     ran = alexc(*place, *words)
@@ -385,10 +388,11 @@ def test_a_build_that_searches(
         "verified when they were searched for, and not again here: model-folded.onnx"
     ]
     # On another machine it is measured again.
-    auto = build.Auto(parse_budget("exact"))
-    here = build._inputs_of_search(auto)
-    monkeypatch.setattr(build, "this_machine", lambda: replace(this_machine(), cpu="another"))
-    assert build._inputs_of_search(auto) != here
+    options = Options(tmp_path / "out", auto=Auto(parse_budget("exact")))
+    net = load_net(tmp_path / "small.yaml")
+    here = inputs.key_of(net, options)
+    monkeypatch.setattr(inputs, "this_machine", lambda: replace(this_machine(), cpu="another"))
+    assert inputs.key_of(net, options) != here
 
 
 def test_images_with_labels_for_a_search(tmp_path: Path) -> None:

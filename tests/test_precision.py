@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 import alexc_runtime
-from alexc.build import Options, _inputs
-from alexc.bundle import inputs_digest
+from alexc.assembly.inputs import key_of
+from alexc.assembly.options import Options
 from alexc.frontend import load_net
 from alexc.graph.graph import Graph, Precision
 from alexc.lower.to_onnx import serialize, to_onnx
@@ -153,6 +153,6 @@ def test_a_gpu_that_has_come_is_another_build(
     options = Options(tmp_path / "out")
     keys = []
     for gpus in ((), ("NVIDIA H200 9.0",)):
-        monkeypatch.setattr("alexc.build.machine", lambda gpus=gpus: ("13000", gpus))
-        keys.append(inputs_digest(_inputs(load_net(tmp_path / "net.yaml"), options)))
+        monkeypatch.setattr("alexc.assembly.inputs.machine", lambda gpus=gpus: ("13000", gpus))
+        keys.append(key_of(load_net(tmp_path / "net.yaml"), options))
     assert keys[0] != keys[1]

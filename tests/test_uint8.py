@@ -12,12 +12,14 @@ from onnx import TensorProto
 from PIL import Image
 
 import alexc_runtime
-from alexc.build import Options, Target, build, graph_of
+from alexc.assembly.options import Options, Target
+from alexc.build import build
 from alexc.bundle import net_in
 from alexc.cli.verify_foreign import meant
 from alexc.diagnostics import UsageError
 from alexc.frontend import load_net
 from alexc.lower.to_onnx import serialize, to_onnx
+from alexc.model import graph_of
 from alexc.ops.pixels import Pixels
 from alexc.passes.inference import inference
 from alexc.passes.read_pixels import NORMALISED, read_pixels

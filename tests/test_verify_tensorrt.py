@@ -19,7 +19,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from alexc.build import Options, Target, build
+from alexc.assembly.options import Options, Target
+from alexc.build import build
 from alexc.diagnostics import AlexcError
 from alexc.engines.options import PlanOptions
 from alexc.engines.record import BatchRange, Built, EngineRecord, not_built

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alexc.build import write_model
 from alexc.frontend import load_net
+from alexc.model import write_model
 from alexc.verify.crosscheck import verify
 from alexc.weights.init import draw
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alexc.cli.terminal import JsonOption, console, interruptible, print_json, steps
-from alexc.diagnostics import fault, usage_fault
+from alexc.diagnostics import usage_fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,19 +156,14 @@ def bench(
 
 def _photographs(target: Path, paths: Sequence[Path]) -> NDArray[np.float32]:
     """The photographs as the net takes them. Raises AlexcError or UsageError."""
-    from alexc.build import preprocess_of
     from alexc.bundle import read_bundle
     from alexc.calibrate.images import load_images
+    from alexc.calibrate.narrow import how_to_read
     from alexc.frontend import load_net
+    from alexc.model import preprocess_of
 
     net = read_bundle(target)[1] if target.is_dir() else load_net(target)
-    if (preprocess := preprocess_of(net)) is None:
-        raise fault(
-            "calibrate/no-preprocess",
-            "the spec does not say how to read photographs",
-            help="write `preprocess:` into the spec",
-        )
-    return load_images(paths, preprocess)
+    return load_images(paths, how_to_read(preprocess_of(net)))
 
 
 def _numbers(option: str, what: str, text: str, example: str, largest: int) -> tuple[int, ...]:

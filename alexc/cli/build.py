@@ -12,9 +12,11 @@ from alexc.diagnostics import usage_fault
 from alexc.frontend import load_net
 
 if TYPE_CHECKING:
-    from alexc.build import Auto, Result
+    from alexc.assembly.options import Auto
+    from alexc.build import Result
     from alexc.frontend import Net
     from alexc.triton import Repository
+    from alexc_runtime.manifest import InputType
 
 
 def build(
@@ -167,7 +169,7 @@ def build(
     A second build of the same inputs does nothing. If anything fails, DIR holds what it held
     before.
     """
-    from alexc.build import Options, parse_target
+    from alexc.assembly.options import Options, parse_target
     from alexc.build import build as make
     from alexc.engines.cache import default_folder
     from alexc.engines.options import PlanOptions, parse_bytes
@@ -182,7 +184,7 @@ def build(
     named = [] if target == ["auto"] else target or []
     targets = tuple(dict.fromkeys(map(parse_target, named)))
     if target == ["auto"]:
-        _refuse_beside_auto(precision, input)
+        _refuse_beside_auto(precision)
     else:
         _refuse_without_auto({"--budget": budget, "--data": data, "--threads": threads})
     plans = PlanOptions(
@@ -215,7 +217,7 @@ def build(
             tuple(calibrate or ()),
             default_folder() if plan_cache else None,
             input=input,
-            auto=_auto(net, budget, data, threads) if target == ["auto"] else None,
+            auto=_auto(net, budget, data, threads, input) if target == ["auto"] else None,
         )
         result = make(net, options, progress, progress.part)
     with interruptible(f"{folder} is whole; the same command goes on with {triton}"):
@@ -262,28 +264,28 @@ def _print_repository(out: Path | None, repository: Repository) -> None:
         print(f"  without {reason}")
 
 
-def _auto(net: Net, budget: str | None, data: str | None, threads: int | None) -> Auto:
+def _auto(
+    net: Net, budget: str | None, data: str | None, threads: int | None, input: InputType
+) -> Auto:
     """The search that was asked for. Raises UsageError for a budget or data that there is not."""
-    from alexc.build import Auto
+    from alexc.assembly.options import Auto
     from alexc.plan.budget import parse_budget
 
-    within = parse_budget(budget or "exact")
+    within = parse_budget("exact" if budget is None else budget)
     if data is None:
         return Auto(within, threads)
     from alexc.train.score import labelled
 
-    return Auto(within, threads, data, labelled(net, data, "test"))
+    return Auto(within, threads, data, labelled(net, data, "test", input))
 
 
-def _refuse_beside_auto(precision: str, input: str) -> None:
+def _refuse_beside_auto(precision: str) -> None:
     if precision != "fp32":
         raise usage_fault(
             "build/target",
             "--target auto finds the precision itself",
             help="leave --precision out, and say with --budget how far it may go",
         )
-    if input != "float32":
-        raise usage_fault("build/target", "--target auto plans for an input of float32 only")
 
 
 def _refuse_without_auto(given: dict[str, object]) -> None:
@@ -319,7 +321,7 @@ def _as_json(folder: Path, result: Result) -> dict[str, Any]:
 
 
 def _print_summary(folder: Path, result: Result) -> None:
-    from alexc.build import MODEL_ENGINES
+    from alexc.assembly.options import MODEL_ENGINES
 
     manifest, report = result.manifest, result.report
     assert report is not None

@@ -104,7 +104,7 @@ def verify(
     models that only a search has made, the build alone speaks. Of a spec it is what a build in fp32
     would make. Exit status 1 if a backend diverges, or none could run.
     """
-    from alexc.build import digest_of
+    from alexc.assembly.inputs import digest_of
     from alexc.verify.backends import BACKENDS
     from alexc.verify.crosscheck import verify as cross_check
 
@@ -169,17 +169,11 @@ def verify(
 
 def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Target:
     """The bundle in the folder, or the model of the spec in the file, written to `scratch`."""
-    from alexc.build import (
-        MODEL_ENGINES,
-        PLAN_ENGINES,
-        graph_of,
-        preprocess_of,
-        weights_for,
-        write_model,
-    )
+    from alexc.assembly.options import MODEL_ENGINES, PLAN_ENGINES
     from alexc.bundle import read_bundle
     from alexc.engines.record import DEFAULT_BATCH
     from alexc.frontend import load_net
+    from alexc.model import graph_of, preprocess_of, weights_for, write_model
     from alexc.passes.inference import inference
     from alexc.weights import store
     from alexc_runtime.manifest import MODEL, WEIGHTS

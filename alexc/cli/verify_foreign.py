@@ -28,9 +28,9 @@ def meant(path: Path, weights: Path | None) -> Meant:
 
     A spec has the weights of `weights`, or none; a bundle its own.
     """
-    from alexc.build import preprocess_of
     from alexc.bundle import read_bundle
     from alexc.frontend import load_net
+    from alexc.model import preprocess_of
     from alexc.weights import store
     from alexc_runtime.manifest import WEIGHTS
 

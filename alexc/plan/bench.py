@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ from alexc.bundle import runtime_faults
 from alexc.diagnostics import fault, usage_fault
 from alexc.plan import machine, ours
 from alexc.plan.contestant import Contestant, Subject
-from alexc.plan.measure import Pace, Progress, Result, race, run_alone
+from alexc.plan.measure import Pace, Result, race, run_alone
 from alexc.plan.peers import NEED_EXPORT, PEERS, ranges_note
 from alexc.plan.prepare import Prepared, prepared, standard, subject
 from alexc.plan.rates import Rates
@@ -30,6 +30,8 @@ from alexc.plan.serving import ServingPace, serve
 from alexc.plan.serving_load import DISTINCT_IMAGES
 from alexc_runtime.manifest import WEIGHTS, Manifest, open_bundle
 from alexc_runtime.session import ENGINES
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,13 @@ def measure(
         progress("measuring the machine")
         rates.ready()  # before others are timed
         results = race(
-            contestants, files, options.batches, expected, options.pace, progress, rates.turn
+            contestants,
+            files,
+            options.batches,
+            expected,
+            options.pace,
+            lambda step: progress(str(step)),
+            rates.turn,
         )
     wall, own_cpu = time.monotonic() - wall, _children_seconds() - own_cpu
     others = None

@@ -20,8 +20,10 @@ from alexc_runtime.manifest import BatchRange
 # What is slower than this in every round is slower outside the noise of a short race.
 _CLEARLY = 1.03
 _FEWEST_ROUNDS = 2
-# What takes more than this share of another's time is no faster in a short race.
+# What takes more than this share of another's time in every round is no faster in a short race.
 _FASTER = 0.98
+# So many stay beside the fastest few of a short race, if it can't tell them from the last of those.
+_MOST_TIES = 2
 # A tie gives away this much at most, by the median of its rounds.
 _MOST_GIVEN_AWAY = 0.02
 
@@ -57,35 +59,60 @@ class Tried:
 
 
 def racing(tried: Sequence[Tried], batch: int) -> list[Tried]:
-    """Those that have times of a short race for a batch and are still in, the fastest first."""
+    """Those that have times of a short race for a batch and are still in, the fastest first.
+
+    What disturbs a race for a while falls on a whole round. So each is ranked by the median, over
+    the rounds, of how many times as long it took as the middle one of that round.
+    """
     here = [each for each in tried if each.fault is None and batch in each.short]
-    return sorted(here, key=lambda each: (each.short[batch].p50, tried.index(each)))
+    rounds = zip(*(each.short[batch].medians for each in here), strict=False)
+    middle = [median(taken) for taken in rounds]
+
+    def pace(each: Tried) -> float:
+        medians = each.short[batch].medians
+        return float(median(a / b for a, b in zip(medians, middle, strict=False)))
+
+    return sorted(here, key=lambda each: (pace(each), tried.index(each)))
+
+
+def first(ranked: Sequence[Tried], batch: int, most: int) -> list[Tried]:
+    """Of those that `racing` has ranked the fastest, at most so many; and up to _MOST_TIES more
+    that the race can't tell from the last of them."""
+    kept, others = list(ranked[:most]), ranked[most:]
+    level = [each for each in others if not _slower_each_time(each, kept[-1], batch, 1.0)]
+    return [*kept, *level[:_MOST_TIES]]
 
 
 def leaders(tried: Sequence[Tried], batches: Sequence[int], most: int) -> list[Tried]:
-    """At each batch the fastest of a short race and those not clearly slower, at most so many.
+    """At each batch the `first` so many of a short race that are not clearly slower than the best.
 
-    One that is no faster than another that stands before it would lose to that in a tie, and is
-    left out as well. In the order of `tried`; those left out are marked as dropped, and say why.
+    One that was in no round faster than another that stands before it would lose to that in a tie,
+    and is left out as well. In the order of `tried`; those left out are marked as dropped, and say
+    why.
     """
     kept: set[int] = set()
     for batch in batches:
         here = racing(tried, batch)
-        close = [each for each in here if not _clearly_slower(each, here[0], batch)]
+        close = [each for each in here if not _slower_each_time(each, here[0], batch, _CLEARLY)]
         worth: list[Tried] = []
         for each in sorted(close, key=tried.index):
-            if all(_ratio(each, other, batch) <= _FASTER for other in worth):
+            if not any(_slower_each_time(each, other, batch, _FASTER) for other in worth):
                 worth.append(each)
-        kept |= {id(each) for each in close if any(each is one for one in worth[-most:])}
+        in_rank = [each for each in close if any(each is one for one in worth)]
+        kept |= {id(each) for each in first(in_rank, batch, most)}
     for each in tried:
         if each.fault is None and id(each) not in kept:
             each.dropped = each.dropped or _behind(each, tried, batches)
     return [each for each in tried if id(each) in kept]
 
 
-def _clearly_slower(one: Tried, best: Tried, batch: int) -> bool:
-    ratios = _ratios(one.short[batch], best.short[batch])
-    return len(ratios) >= _FEWEST_ROUNDS and min(ratios) > _CLEARLY
+def _slower_each_time(one: Tried, other: Tried, batch: int, times: float) -> bool:
+    """Whether one took more than so many times as long as the other in every round of a short race.
+
+    Of two that are alike, one does so in all of six rounds once in 64 races.
+    """
+    ratios = _ratios(one.short[batch], other.short[batch])
+    return one is not other and len(ratios) >= _FEWEST_ROUNDS and min(ratios) > times
 
 
 def _ratio(one: Tried, other: Tried, batch: int) -> float:

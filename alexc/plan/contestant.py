@@ -53,7 +53,8 @@ class Subject:
     """The net that all contestants run, as files.
 
     `spec` is the resolved spec as JSON, `weights` the safetensors file, `images` a `.npy` file
-    (images, channels, height, width) of which batches are taken from the front, `exported` what
+    (images, channels, height, width) of which batches are taken from the front (see
+    `Runner.taken`), `exported` what
     the peers' exporter makes of the net, `scratch` a folder for what a runner has to write.
     `photographs` is another, of what the net will see, for peers that measure ranges; None if there
     are none. `threads` bounds the threads of every engine; None leaves it to each.
@@ -82,8 +83,12 @@ class Subject:
 class Runner(ABC):
     """A contestant that is loaded, in its own process."""
 
-    def taken(self, images: Images) -> NDArray[Any]:
-        """The images, normalised as the net was trained on them, as this contestant takes them."""
+    def taken(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The images as this contestant takes them.
+
+        They are given as the net was trained on them, normalised; or, where all contestants take
+        pixels, as those.
+        """
         return images
 
     @abstractmethod

@@ -26,13 +26,26 @@ import numpy as np
 from alexc.plan.contestant import Contestant, Outputs, Subject
 from alexc.plan.timing import Comparison, Times, compare
 
-Progress = Callable[[str], None]
-
 # After a run, engines let their threads spin for some milliseconds in wait of the next; by then
 # they sleep.
 _SETTLE_SECONDS = 0.02
 LOAD_TIMEOUT, ANSWER_TIMEOUT = 600.0, 300.0  # NNCF and torch.compile take a minute on few cores
 _REASON_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a race does now. `batch` is the batch size that it is about, and `round`, from 1, of
+    `rounds` what is timed of it."""
+
+    what: str
+    batch: int | None = None
+    round: int | None = None
+    rounds: int | None = None
+
+    def __str__(self) -> str:
+        what = self.what if self.round is None else f"round {self.round} of {self.rounds}"
+        return what if self.batch is None else f"batch {self.batch}: {what}"
 
 
 @dataclass(frozen=True)
@@ -217,7 +230,7 @@ def race(
     batches: Sequence[int],
     standard: Standard,
     pace: Pace,
-    progress: Progress,
+    progress: Callable[[Step], None],
     between: Callable[[int], None] | None = None,
 ) -> list[Result]:
     """Measure all contestants, and give one result for each, in their order.
@@ -228,11 +241,11 @@ def race(
     with ExitStack() as stack:
         field: list[tuple[Result, Process]] = []
         for result in results:
-            progress(f"loading {result.contestant.label}")
+            progress(Step(f"loading {result.contestant.label}"))
             field.append((result, stack.enter_context(Process(result.contestant, subject))))
             _load(*field[-1])
         for batch in batches:
-            progress(f"batch {batch}: holding outputs against the reference")
+            progress(Step("holding outputs against the reference", batch))
             for result, process in _running(field):
                 _check(result, process, subject, batch, standard)
             taken: dict[int, list[tuple[float, ...]]] = {id(result): [] for result in results}
@@ -240,7 +253,7 @@ def race(
             for number in range(pace.rounds):
                 if number and end is not None and time.monotonic() > end:
                     break
-                progress(f"batch {batch}: round {number + 1} of {pace.rounds}")
+                progress(Step("timing", batch, number + 1, pace.rounds))
                 if between is not None:
                     time.sleep(_SETTLE_SECONDS)
                     between(batch)
@@ -248,7 +261,7 @@ def race(
                     taken[id(result)] += _turn(result, process, batch, pace)
             for result, _ in _running(field):
                 result.times[batch] = Times(tuple(taken[id(result)]))
-        progress("looking into layers")
+        progress(Step("looking into layers"))
         for result, process in _running(field):
             _look(result, process, batches, pace)
     return results

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import alexc_runtime
 from alexc.plan.contestant import Contestant, Images, Missing, Outputs, Runner, Subject
 from alexc_runtime.engines.base import Engine
-from alexc_runtime.engines.onnxruntime import OnnxRuntime
-from alexc_runtime.engines.openvino import OpenVino
+from alexc_runtime.engines.onnxruntime import OnnxRuntime, session_options
+from alexc_runtime.engines.openvino import OpenVino, compile_settings
 from alexc_runtime.errors import EngineUnavailableError
 from alexc_runtime.manifest import MODEL, EngineRecord, Manifest, Preprocess, open_bundle
 from alexc_runtime.session import ENGINES, Session
@@ -85,18 +85,15 @@ def of_record(
     )
 
 
-class Bundled(Runner):
+class Served(Runner):
     """A bundle that the runtime has opened."""
 
-    def __init__(self, session: Session, engine: Engine, model: Path, subject: Subject) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._engine = engine
-        self._model = model
-        self._subject = subject
 
-    def taken(self, images: Images) -> NDArray[Any]:
+    def taken(self, images: NDArray[Any]) -> NDArray[Any]:
         manifest = self._session.manifest
-        if manifest.input.dtype == "float32" or manifest.preprocess is None:
+        if manifest.preprocess is None or images.dtype == manifest.input.dtype:
             return images
         return denormalised(images, manifest.preprocess)
 
@@ -105,6 +102,19 @@ class Bundled(Runner):
 
     def session(self) -> Session:
         return self._session
+
+
+class Bundled(Served):
+    """A bundle on one engine, into which it can be looked. `threads` bounds those of the engine."""
+
+    def __init__(
+        self, session: Session, engine: Engine, model: Path, threads: int | None, scratch: Path
+    ) -> None:
+        super().__init__(session)
+        self._engine = engine
+        self._model = model
+        self._threads = threads
+        self._scratch = scratch
 
     def bare(self, images: Images) -> Callable[[], object] | None:
         engine = self._engine
@@ -118,9 +128,10 @@ class Bundled(Runner):
 
     def profile(self, images: Images, runs: int) -> dict[str, float] | None:
         if self._session.engine == "onnxruntime":
-            return _profile_onnxruntime(self._model, images, runs, self._subject)
+            events = self._scratch / "onnxruntime"
+            return _profile_onnxruntime(self._model, images, runs, self._threads, events)
         if self._session.engine == "openvino":
-            return _profile_openvino(self._model, images, runs, self._subject.threads)
+            return _profile_openvino(self._model, images, runs, self._threads)
         return None
 
 
@@ -142,55 +153,41 @@ def opened(subject: Subject, settings: Mapping[str, Any]) -> Bundled:
     record = bundle.manifest.record(settings["engine"], settings["path"]) or EngineRecord(
         settings["engine"], settings["precision"], "candidate", settings["path"]
     )
+    threads = settings["threads"] or subject.threads
     try:
-        engine = kind(bundle, record, settings["threads"] or subject.threads)
+        engine = kind(bundle, record, threads)
     except EngineUnavailableError as error:
         raise Missing(error.message) from error
     session = Session(bundle, engine, record, "measured")
-    return Bundled(session, engine, bundle.path(settings["path"]), subject)
+    return Bundled(session, engine, bundle.path(settings["path"]), threads, subject.scratch)
 
 
-class Planned(Runner):
-    """A bundle with a plan that the runtime has opened."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def run(self, images: Images) -> Outputs:
-        return dict(self._session.run(images))
-
-    def session(self) -> Session:
-        return self._session
-
-
-def opened_as_planned(subject: Subject, settings: Mapping[str, Any]) -> Planned:
+def opened_as_planned(subject: Subject, settings: Mapping[str, Any]) -> Served:
     """The runner of `planned`'s contestant."""
-    return Planned(alexc_runtime.open(settings["folder"], threads=subject.threads))
+    return Served(alexc_runtime.open(settings["folder"], threads=subject.threads))
 
 
 def _profile_onnxruntime(
-    model: Path, images: Images, runs: int, subject: Subject
+    model: Path, images: Images, runs: int, threads: int | None, events: Path
 ) -> dict[str, float]:
-    """From the events that ONNX Runtime writes, one for each node and run."""
+    """From the events that ONNX Runtime writes to files named like `events`, one for each node and
+    run."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options(onnxruntime, threads)
     options.enable_profiling = True
-    options.profile_file_prefix = str(subject.scratch / "onnxruntime")
-    if subject.threads is not None:
-        options.intra_op_num_threads = subject.threads
+    options.profile_file_prefix = str(events)
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     for _ in range(runs + 1):
         session.run(None, {name: images})
     file = Path(session.end_profiling())
-    events = json.loads(file.read_text(encoding="utf-8"))
+    found = json.loads(file.read_text(encoding="utf-8"))
     file.unlink()
     taken: dict[str, list[float]] = {}
-    for event in events:
-        node, found, _ = event["name"].partition("_kernel_time")
-        if event.get("cat") == "Node" and found:
+    for event in found:
+        node, timed, _ = event["name"].partition("_kernel_time")
+        if event.get("cat") == "Node" and timed:
             taken.setdefault(node, []).append(event["dur"] / 1e3)
     # The first of each is the warm-up's.
     return {node: statistics.median(times[1:] or times) for node, times in taken.items()}
@@ -202,14 +199,7 @@ def _profile_openvino(
     """From the counters of OpenVINO, which it keeps for the last run."""
     import openvino
 
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",  # the model says the precision of each layer
-        "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-        "PERF_COUNT": True,
-    }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
+    settings = {**compile_settings(threads), "PERF_COUNT": True}
     compiled = openvino.Core().compile_model(str(model), "CPU", settings)
     request = compiled.create_infer_request()
     taken: dict[str, list[float]] = {}

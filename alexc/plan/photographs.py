@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexc.diagnostics import fault
 from alexc.graph.graph import Graph
+from alexc.ops.pixels import Pixels
 from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import ANSWER_TIMEOUT, LOAD_TIMEOUT, Process, Standard, WorkerFault
 from alexc.verify.report import Accuracy
 
-Images = NDArray[np.float32]
+# As the model takes them: float32, normalised; or pixels, uint8.
+Images = NDArray[Any]
 Forward = Callable[[Images], NDArray[np.float32]]
 
 # More tell little: with so many, a share is known to half a percent.
@@ -67,9 +70,11 @@ def photographs(
     images: Images,
     standard: Standard,
     folder: Path,
+    pixels: Pixels | None = None,
 ) -> Photographs:
     """The images, written to `folder`, with the reference's outputs. `standard` is of the first.
 
+    Where they are pixels, `pixels` normalises them for the `graph`, which is as it was trained.
     Raises AlexcError if PyTorch does not compute the same there.
     """
     import torch
@@ -80,7 +85,10 @@ def photographs(
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in graph.outputs}
     with torch.inference_mode():
         for first in range(0, len(images), _AT_ONCE):
-            found = net(torch.from_numpy(images[first : first + _AT_ONCE]).double())
+            part = images[first : first + _AT_ONCE].astype(np.float64)
+            if pixels is not None:
+                part = pixels.reference([part], {})
+            found = net(torch.from_numpy(part))
             by_name = found if isinstance(found, dict) else {graph.outputs[0]: found}
             for name, tensor in by_name.items():
                 parts[name].append(tensor.numpy())

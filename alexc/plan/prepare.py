@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from alexc import __version__
 from alexc.bundle import read_bundle, staged, tool_versions
-from alexc.engines.forms import FILES, fastest_form
 from alexc.frontend import Net, load_net
 from alexc.graph.graph import INPUT, Graph
+from alexc.model import own_forms, weights_for, write_models
 from alexc.passes.inference import inference
 from alexc.passes.precision import with_precision
 from alexc.plan.contestant import Subject
-from alexc.plan.measure import Progress, Standard
+from alexc.plan.measure import Standard
 from alexc.weights import store
-from alexc.weights.init import draw
 from alexc_runtime.manifest import (
     MODEL,
     WEIGHTS,
@@ -34,10 +33,13 @@ from alexc_runtime.manifest import (
 )
 from alexc_runtime.preprocess import normalised
 
+Progress = Callable[[str], None]
+
 _BFLOAT16_MODEL = "model-bf16.onnx"
 
 # The images of a batch are these, over and over: the reference is computed for each once.
 _DISTINCT_IMAGES = 2
+_KINDS = ("structured", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ def prepared(target: Path, scratch: Path, seed: int, progress: Progress) -> Prep
         return Prepared(kept.graph, weights, target, bundle.manifest)
     net = load_net(target)
     progress("making the models")
-    layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
-    weights = draw(net.graph, net.spec.header.init, layers, seed)
+    weights = weights_for(net, None, seed)
     folder = scratch / "bundle"
     manifest = write_bundle(net, weights, folder, {})
     return Prepared(net.graph, weights, folder, manifest)
@@ -78,23 +79,19 @@ def write_bundle(
     With `forms`, graphs in their inference form by the name of the model's file, these instead;
     `preprocess` says what they take, if that is not what the net was trained on.
     """
-    from alexc.lower.to_onnx import serialize, to_onnx
-
     plain = inference(net.graph)
     graphs = {MODEL: plain, **forms}
     models = {("onnxruntime", "fp32"): MODEL, ("openvino", "fp32"): MODEL}
     if not forms:
         graphs[_BFLOAT16_MODEL] = with_precision(plain, "bf16", net.spec.header.precision)
         models["openvino", "bf16"] = _BFLOAT16_MODEL
-        for engine, file in FILES.items():
-            if (form := fastest_form(engine, plain)) is not None:
+        for engine, _ in list(models):
+            for file, form in own_forms(plain, [engine]).items():
                 graphs[file] = form
                 models[engine, "fp32"] = file
     engines = [EngineRecord(*which, "not verified", file) for which, file in models.items()]
     with staged(folder) as stage:
-        extents = store.write(stage.folder / WEIGHTS, dict(weights))
-        for name, graph in graphs.items():
-            (stage.folder / name).write_bytes(serialize(to_onnx(graph, extents)))
+        write_models(graphs, weights, stage.folder)
         return stage.commit(unverified(net, engines, preprocess))
 
 
@@ -140,13 +137,19 @@ def standard_inputs(
 
     With `preprocess` they are pixels, normalised: a model that takes pixels is given the same.
     """
-    from alexc.verify.inputs import batch, batch_of_pixels
+    from alexc.verify.inputs import batch
 
-    kinds = ("structured", "gaussian")
     if preprocess is None:
-        return batch(graph.input_shape, images, seed, kinds)
-    pixels = batch_of_pixels(graph.input_shape, [kinds[i % 2] for i in range(images)], seed)
-    return normalised(pixels, preprocess)
+        return batch(graph.input_shape, images, seed, _KINDS)
+    return normalised(standard_pixels(graph, images, seed), preprocess)
+
+
+def standard_pixels(graph: Graph, images: int, seed: int) -> NDArray[np.uint8]:
+    """The same as pixels, for models that take them."""
+    from alexc.verify.inputs import batch_of_pixels
+
+    kinds = [_KINDS[index % len(_KINDS)] for index in range(images)]
+    return batch_of_pixels(graph.input_shape, kinds, seed).astype(np.uint8)
 
 
 def standard_of(

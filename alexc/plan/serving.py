@@ -7,7 +7,7 @@ are shares of the most that the engine was seen to answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from alexc.plan.contestant import Contestant, Subject
-from alexc.plan.measure import Process, Progress, WorkerFault
+from alexc.plan.measure import Process, WorkerFault
 from alexc.plan.result import rounded
+
+Progress = Callable[[str], None]
 
 _TIMEOUT = 600.0
 

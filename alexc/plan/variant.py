@@ -69,6 +69,20 @@ def narrower(
     return list(found)
 
 
+def threaded(variants: Iterable[Variant], cores: int) -> list[Variant]:
+    """These variants with one thread, half the cores and all of them, each once.
+
+    Those on a GPU are left out, and all of them where there is one core.
+    """
+    counts = sorted({1, cores // 2, cores} - {0}) if cores > 1 else []
+    return [
+        replace(variant, threads=count)
+        for variant in dict.fromkeys(variants)
+        if not ENGINES[variant.engine].on_gpu
+        for count in counts
+    ]
+
+
 def combined(winners: Iterable[Variant], kinds: dict[str, str]) -> list[Variant]:
     """Variants in the forms of several winners at once, of one engine and of different kinds.
 

@@ -76,7 +76,7 @@ class Worker:
         images, batch = np.load(request["images"], mmap_mode="r"), int(request["batch"])
         parts: list[Outputs] = []
         for first in range(0, len(images), batch):
-            found = self._ready.run(np.array(images[first : first + batch]))
+            found = self._ready.run(self._ready.taken(np.array(images[first : first + batch])))
             parts.append({name: np.array(array) for name, array in found.items()})
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         np.savez(request["file"], **whole)  # type: ignore[arg-type]

@@ -19,15 +19,16 @@ from alexc.calibrate.narrow import QUANTIZED, written
 from alexc.diagnostics import fault
 from alexc.engines.cache import cached_plan
 from alexc.engines.forms import FORMS, in_form
-from alexc.engines.options import PlanOptions
 from alexc.frontend import Net
 from alexc.graph.graph import Graph
+from alexc.graph.quantization import Scheme
 from alexc.ops.base import Array
 from alexc.passes.inference import inference
 from alexc.passes.quantize import quantizable
 from alexc.plan import ours
 from alexc.plan.contestant import Contestant
 from alexc.plan.prepare import unverified
+from alexc.plan.request import Request
 from alexc.plan.variant import PRECISIONS, Variant
 from alexc.verify.crosscheck import Samples
 from alexc.weights import store
@@ -39,6 +40,7 @@ from alexc_runtime.manifest import (
     EngineRecord,
     render,
 )
+from alexc_runtime.preprocess import normalised
 from alexc_runtime.session import ENGINES as RUNNERS
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -46,18 +48,10 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Material:
-    """What ranges are taken from: photographs as the net takes them, or a calibration."""
-
-    photographs: NDArray[np.float32] | None = None
-    calibration: Calibration | None = None
-
-
-@dataclass(frozen=True)
 class Made:
     """The model of a variant: the graph that it is written from and its weights, before and after
-    its precision, and the files of the bundle that it needs. `samples` are photographs with the
-    reference's outputs, where ranges were measured on others."""
+    its precision, and the files of the bundle that it needs. `samples` are photographs as the model
+    takes them, with the reference's outputs, where ranges were measured on others."""
 
     form: Graph
     written: Graph
@@ -76,9 +70,7 @@ class Workshop:
         net: Net,
         weights: Weights,
         folder: Path,
-        material: Material,
-        plans: PlanOptions,
-        plan_cache: Path | None,
+        request: Request,
         progress: Progress,
     ) -> None:
         folder.mkdir()
@@ -87,11 +79,10 @@ class Workshop:
         self.weights = weights
         self.folder = folder
         self._files: dict[str, FileRecord] = {}
-        self._material = material
-        self._plans = plans
-        self._plan_cache = plan_cache
+        self._request = request
+        self._material = request.ranging()
         self._progress = progress
-        self._extents = store.write(folder / WEIGHTS, dict(weights))
+        self._extents = store.write(folder / WEIGHTS, weights)
         self._forms: dict[tuple[str, ...], tuple[Graph, Weights, tuple[str, ...]]] = {}
         self._calibrations: dict[tuple[str, ...], tuple[Calibration, Samples | None]] = {}
         self._exact: dict[tuple[str, ...], Mapping[str, Array]] = {}
@@ -137,7 +128,7 @@ class Workshop:
             if RUNNERS[variant.engine].needs_plan:
                 record = self._build(variant, made)
             self._records[key] = record
-            manifest = unverified(self.net, list(self._records.values()))
+            manifest = unverified(self.net, list(self._records.values()), self._request.pixels)
             whole = replace(manifest, files=self._listed())
             (self.folder / MANIFEST).write_bytes(render(whole))
         return self._records[key]
@@ -160,7 +151,8 @@ class Workshop:
         precision = "fp32" if variant.precision == "tf32" else variant.precision
         named = self.net.spec.header.precision
         model = self.folder / variant.model
-        result = written(graph, weights, precision, named, calibration)
+        pixels = self._request.pixels
+        result = written(graph, weights, precision, named, calibration, preprocess=pixels)
         if not model.exists():
             extents = dict(self._extents)
             for file in files[1:]:
@@ -192,26 +184,33 @@ class Workshop:
         numbers = QUANTIZED[variant.precision]
         key = (numbers, *forms)
         if key not in self._calibrations:
-            graph, weights, _ = self._in_form(forms)
-            material = self._material
-            if material.photographs is None:
-                assert material.calibration is not None
-                self._calibrations[key] = (material.calibration, None)
+            if self._material.photographs is None:
+                assert self._material.calibration is not None
+                self._calibrations[key] = (self._material.calibration, None)
             else:
-                layers = quantizable(graph, self.net.spec.header.precision)
-                calibration, samples = calibrations.calibrate(
-                    graph,
-                    weights,
-                    material.photographs,
-                    layers,
-                    numbers,
-                    lambda step: self._progress(f"plan: {variant.precision}: {step}"),
-                    self._exact.get(forms),
-                )
-                # The reference takes the most time, and is the same for all numbers.
-                self._exact[forms] = samples.exact
-                self._calibrations[key] = (calibration, samples)
+                self._calibrations[key] = self._measured(variant, forms, numbers)
         return self._calibrations[key]
+
+    def _measured(
+        self, variant: Variant, forms: tuple[str, ...], numbers: Scheme
+    ) -> tuple[Calibration, Samples]:
+        """The ranges on the photographs, and those held out, as the model takes them."""
+        graph, weights, _ = self._in_form(forms)
+        given, pixels = self._material.photographs, self._request.pixels
+        assert given is not None
+        calibration, samples = calibrations.calibrate(
+            graph,
+            weights,
+            given if pixels is None else normalised(given, pixels),
+            quantizable(graph, self.net.spec.header.precision),
+            numbers,
+            lambda step: self._progress(f"plan: {variant.precision}: {step}"),
+            self._exact.get(forms),
+        )
+        # The reference takes the most time, and is the same for all numbers.
+        self._exact[forms] = samples.exact
+        _, held_out = calibrations.split(given)
+        return calibration, replace(samples, images=held_out.astype(np.float32))
 
     def _build(self, variant: Variant, made: Made) -> EngineRecord:
         """Build the plan that the variant's engine loads, and say what it is. Raises AlexcError."""
@@ -220,13 +219,13 @@ class Workshop:
         records = self._listed()
         digests = {name: records[name].sha256 for name in made.files}
         plan = cached_plan(
-            self._plan_cache,
+            self._request.plan_cache,
             made.model,
             self.folder / variant.path,
             digests,
             flavour=variant.engine,
             precision=variant.precision,
-            options=self._plans,
+            options=self._request.plans,
         )
         if plan.record.path is None:
             raise fault("plan/engine", plan.record.status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from alexc.train.data.uri import Split, form_for, open_data, stored_size
 from alexc.train.evaluate import Forward, Scores, evaluate
 from alexc.train.run import is_run, open_run
 from alexc.weights import store
-from alexc_runtime.manifest import MANIFEST, WEIGHTS
+from alexc_runtime.manifest import MANIFEST, WEIGHTS, InputType
 
 if TYPE_CHECKING:
     from alexc_runtime import Session
@@ -77,22 +77,23 @@ def score_bundle(
     return found
 
 
-def labelled(net: Net, uri: str, split: Split) -> Labelled:
+def labelled(net: Net, uri: str, split: Split, takes: InputType = "float32") -> Labelled:
     """The images of a data set for a search among engines: to look at, and to be scored on.
 
-    Raises UsageError if there is no such set.
+    They are normalised, or pixels for a model that `takes` uint8. Raises UsageError if there is no
+    such set.
     """
-    data, pixels = _data_of(net, uri, split)
+    data, pixels = _data_of(net, uri, split, getattr(torch, takes))
 
-    def some(count: int) -> NDArray[np.float32]:
+    def some(count: int) -> NDArray[Any]:
         wanted = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).astype(np.int64))
         stored, labels = data.read(wanted)
         if not (labels >= 0).any():
             raise fault("data/empty", f"no image of {data.name} could be read")
         images = pixels.for_testing(torch.from_numpy(stored[labels >= 0]), 1)
-        return np.ascontiguousarray(images.numpy(), np.float32)
+        return np.ascontiguousarray(images.numpy())
 
-    def score(forward: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> tuple[float, float]:
+    def score(forward: Callable[[NDArray[Any]], NDArray[np.float32]]) -> tuple[float, float]:
         def of_tensors(inputs: Tensor) -> Tensor:
             return torch.from_numpy(forward(np.ascontiguousarray(inputs.numpy())))
 

@@ -27,7 +27,7 @@ cleared for every other.
 
 from __future__ import annotations
 
-from alexc.engines.tensorrt.builder import Plan, build_plan
+from alexc.engines.tensorrt.builder import Plan, build_plan, why_no_plan
 from alexc.engines.tensorrt.callbacks import Progress
 from alexc.engines.tensorrt.flavours import FLAVOURS, Flavour, flavours
 from alexc.engines.tensorrt.network import ParsedTensor, parse
@@ -41,4 +41,5 @@ __all__ = [
     "build_plan",
     "flavours",
     "parse",
+    "why_no_plan",
 ]

@@ -80,17 +80,29 @@ def build_plan(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"{precision} is none of {', '.join(PRECISIONS)}")
+    if (why := why_no_plan(flavour, precision, options)) is not None:
+        return Plan(not_built(flavour, precision, why))
+    compiles_later = FLAVOURS[flavour].compiles_later
+    build = _build_stripped if options.stripped and compiles_later else _build
+    return build(model, plan, flavour, precision, options, progress, timing)
+
+
+def why_no_plan(flavour: str, precision: str, options: PlanOptions) -> str | None:
+    """In words, why no plan of this precision can be built here, whatever the model; None if one
+    can.
+
+    Raises UsageError engine/option, and AlexcError engine/strip, if the library has no plans with
+    these options.
+    """
     known = FLAVOURS[flavour]
     if obstacle := import_obstacle(flavour, known.package):
-        return Plan(not_built(flavour, precision, obstacle))
+        return obstacle
     if why := WITHOUT_PLAN.get(precision):
-        return Plan(not_built(flavour, precision, why))
+        return why
     if not driver.gpu_count() and not known.compiles_later:
-        why = "no GPU, and this library builds by timing kernels on one"
-        return Plan(not_built(flavour, precision, why))
+        return "no GPU, and this library builds by timing kernels on one"
     _check_options(known, precision, options)
-    build = _build_stripped if options.stripped and known.compiles_later else _build
-    return build(model, plan, flavour, precision, options, progress, timing)
+    return None
 
 
 def _check_options(flavour: Flavour, precision: str, options: PlanOptions) -> None:

@@ -17,6 +17,16 @@ _ERRORS_ONLY = 3  # ONNX Runtime's severities: 0 verbose, 1 info, 2 warning, 3 e
 Provider = str | tuple[str, dict[str, str]]
 
 
+def session_options(library: Any, threads: int | None) -> Any:
+    """What ONNX Runtime is told of every session; `threads` bounds its threads (None: its own
+    choice)."""
+    options = library.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
 class OnnxRuntime(Engine):
     """Runs `model.onnx` with the CPU provider alone, whatever GPU the machine has."""
 
@@ -28,10 +38,7 @@ class OnnxRuntime(Engine):
 
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
         self._library: Any = load("onnxruntime")
-        options = self._library.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options = session_options(self._library, threads)
         providers = self._providers(bundle, record, options)
         assert record.path is not None
         path = bundle.path(record.path)

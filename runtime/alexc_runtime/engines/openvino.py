@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 _PRECISION = "f32"
 
 
+def compile_settings(threads: int | None) -> dict[str, Any]:
+    """What OpenVINO is told of every model; `threads` bounds its threads (None: its own choice)."""
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": _PRECISION,
+        "PERFORMANCE_HINT": "LATENCY",
+        # Otherwise it rounds what a layer with weights of int8 reads to eight bits, too.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        # On, it would leave denormals flushed to zero in the whole process, not here alone.
+        "CPU_DENORMALS_OPTIMIZATION": False,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
 class OpenVino(Engine):
     """Runs `model.onnx` on OpenVINO's CPU device, in the precisions that the model states."""
 
@@ -30,16 +45,7 @@ class OpenVino(Engine):
 
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
         openvino: Any = load("openvino")
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _PRECISION,
-            "PERFORMANCE_HINT": "LATENCY",
-            # Otherwise it rounds what a layer with weights of int8 reads to eight bits, too.
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-            # On, it would leave denormals flushed to zero in the whole process, not here alone.
-            "CPU_DENORMALS_OPTIMIZATION": False,
-        }
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings = compile_settings(threads)
         assert record.path is not None
         path = bundle.path(record.path)
         try:
