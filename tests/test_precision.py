@@ -13,7 +13,7 @@ import alexc_runtime
 from alexc.assembly.inputs import key_of
 from alexc.assembly.options import Options
 from alexc.frontend import load_net
-from alexc.graph.graph import Graph, Precision
+from alexc.graph.graph import Graph
 from alexc.lower.to_onnx import serialize, to_onnx
 from alexc.ops.base import Op
 from alexc.ops.conv import Conv
@@ -23,7 +23,7 @@ from alexc.ops.pointwise import Relu, Softmax
 from alexc.ops.structure import Add, Flatten
 from alexc.passes.inference import inference
 from alexc.passes.precision import with_precision
-from alexc.spec.model import InitSpec
+from alexc.spec.model import InitSpec, Precision
 from alexc.weights import store
 from alexc.weights.init import draw
 from tests import small_bundle

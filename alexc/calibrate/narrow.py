@@ -24,7 +24,7 @@ from alexc.calibrate.calibration import Calibration
 from alexc.calibrate.images import load_pixels, stand_ins
 from alexc.calibrate.overflow import foretell
 from alexc.diagnostics import AlexcError, fault, usage_fault
-from alexc.graph.graph import Graph, Precision
+from alexc.graph.graph import Graph
 from alexc.graph.quantization import Scheme
 from alexc.ops.pixels import Pixels
 from alexc.passes.inference import inference
@@ -32,6 +32,7 @@ from alexc.passes.precision import with_precision
 from alexc.passes.quantize import quantizable
 from alexc.passes.read_pixels import read_pixels
 from alexc.passes.weight_only import linear_layers, weight_only
+from alexc.spec.model import Precision
 from alexc.verify.crosscheck import Samples
 from alexc_runtime.manifest import Preprocess
 from alexc_runtime.preprocess import normalised

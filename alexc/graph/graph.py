@@ -17,9 +17,7 @@ from alexc.graph.quantization import Quantization
 from alexc.ops.base import Op, Parameter, Shape
 from alexc.ops.norm import Lrn
 from alexc.ops.pixels import Pixels
-
-# The number formats that a layer can compute and keep its result in.
-Precision = Literal["fp32", "fp16", "bf16"]
+from alexc.spec.model import Precision
 
 # Ways to write a local response normalisation over channels without ONNX's own node for it.
 LrnForm = Literal["banded", "windowed"]

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.graph import Node, Precision
+from alexc.graph.graph import Node
 from alexc.graph.quantization import Quantization
 from alexc.lower.onnx_grids import (
     round_to_grid,
@@ -19,6 +19,7 @@ from alexc.lower.onnx_grids import (
 )
 from alexc.lower.onnx_model import NUMPY_TYPES, TYPES, ModelWriter
 from alexc.ops.base import Op, Shape
+from alexc.spec.model import Precision
 
 OpType = TypeVar("OpType", bound=Op)
 

@@ -23,9 +23,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexc import __version__
 from alexc.diagnostics import fault
-from alexc.graph.graph import INPUT, Graph, Precision
+from alexc.graph.graph import INPUT, Graph
 from alexc.graph.quantization import QuantizedFormat
 from alexc.ops.base import Shape, format_shape
+from alexc.spec.model import Precision
 from alexc.weights.store import Extent
 
 # Version of the operators, and of the file format that came with it. The oldest that has all that a

@@ -58,14 +58,18 @@ class ShapeFault(Exception):  # noqa: N818  (it becomes a Diagnostic, and is no 
         self.help = help
 
 
-class Op(BaseModel, ABC):
+class Record(BaseModel):
+    """A mapping of the spec language: frozen, without unknown keys, no value converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Op(Record, ABC):
     """What a layer does. The validated fields are the attributes of the graph node: no other copy.
 
     A subclass states its name in the spec language (`kind`), how many inputs it takes, and the
     four rules below, which must agree with each other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: ClassVar[str]
     min_inputs: ClassVar[int] = 1
@@ -126,26 +130,35 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
-def _as_pair(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
+def as_tuple(value: Any) -> Any:
+    """A list of the file as the tuple that a field holds."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def _pair_schema(minimum: int) -> WithJsonSchema:
-    one = {"type": "integer", "minimum": minimum}
-    two = {"type": "array", "items": one, "minItems": 2, "maxItems": 2}
-    return WithJsonSchema({"anyOf": [one, two]})
+AsTuple = BeforeValidator(as_tuple)
+
+
+def _as_pair(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return as_tuple(value)
+
+
+def _one_or_two(number: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemas of one number for both axes, and of a list of two."""
+    return [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2}]
 
 
 # One number for both axes, or [height, width].
-Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair), _pair_schema(1)]
+Pair = Annotated[
+    tuple[Positive, Positive],
+    BeforeValidator(_as_pair),
+    WithJsonSchema({"anyOf": _one_or_two({"type": "integer", "minimum": 1})}),
+]
 
 
-class Padding(BaseModel):
+class Padding(Record):
     """Rows and columns added on each side; in a spec 2, or [rows, columns], or sides by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     top: NonNegative = 0
     left: NonNegative = 0
@@ -174,8 +187,7 @@ PaddingField = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                _SIDE,
-                {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2},
+                *_one_or_two(_SIDE),
                 {
                     "type": "object",
                     "properties": dict.fromkeys(("top", "left", "bottom", "right"), _SIDE),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from alexc.graph.graph import Graph, Precision
+from alexc.graph.graph import Graph
 from alexc.ops.norm import BatchNorm, Lrn
 from alexc.ops.pointwise import Softmax
+from alexc.spec.model import Precision
 
 # Sums of squares overflow fp16 above 255, a power or an exponential loses what a narrow mantissa
 # can't hold, and statistics are small differences: these stay in fp32 unless a layer is named.

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.graph import Graph, Node, Precision
+from alexc.graph.graph import Graph, Node
 from alexc.graph.quantization import (
     WEIGHTS,
     Quantization,
@@ -33,6 +33,7 @@ from alexc.ops.norm import Lrn
 from alexc.ops.pointwise import Dropout, Relu, Sigmoid, Softmax
 from alexc.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from alexc.ops.structure import Add, Concat, Flatten
+from alexc.spec.model import Precision
 
 _NEVER_NEGATIVE: tuple[type[Op], ...] = (Relu, Sigmoid, Softmax)
 # What is never negative of inputs that never are.

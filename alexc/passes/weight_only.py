@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alexc.graph.graph import Graph, Precision
+from alexc.graph.graph import Graph
 from alexc.graph.quantization import Quantization, distance_to_tie, step_for
 from alexc.ops.base import Array
 from alexc.ops.dense import Linear
 from alexc.passes.quantize import quantizable
+from alexc.spec.model import Precision
 
 # Two units in the last place of the largest quotient, 127, in float32.
 _MARGIN = 2 * 2.0**-17

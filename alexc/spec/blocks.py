@@ -29,6 +29,9 @@ from alexc.spec.names import Names, clip, listing
 
 MAX_PARAMETERS = 100
 
+_KEYS = ("parameters", "layers")  # of a block
+_KEYS_OF_USE = ("block", "inputs")  # beside the parameters
+
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
@@ -135,9 +138,9 @@ def _definition(name: str, entry: Entry, faults: list[Diagnostic]) -> _Block | N
         faults.append(Diagnostic("block/definition", message, node.place))
         return None
     for key, part in node.entries.items():
-        if key not in ("parameters", "layers"):
+        if key not in _KEYS:
             message = f"{shown} has no key {clip(key)}"
-            near = Names(("parameters", "layers")).did_you_mean(key)
+            near = Names(_KEYS).did_you_mean(key)
             help = near or "a block has parameters and layers"
             faults.append(Diagnostic("block/definition", message, part.key, help=help))
     parameters: dict[str, None] = {}
@@ -152,7 +155,7 @@ def _definition(name: str, entry: Entry, faults: list[Diagnostic]) -> _Block | N
             return None
         parameters = dict.fromkeys(names)
         for name_, item in zip(names, items, strict=True):
-            if name_ in ("block", "inputs") or names.count(name_) > 1:
+            if name_ in _KEYS_OF_USE or names.count(name_) > 1:
                 why = "is given twice" if names.count(name_) > 1 else "is a key of every use"
                 message = f"{shown}: the parameter {clip(name_)} {why}"
                 faults.append(Diagnostic("block/definition", message, item.place))
@@ -242,7 +245,7 @@ def _use(
     """
     shown = clip(name)
     good = True
-    given = {key: e for key, e in use.entries.items() if key not in ("block", "inputs")}
+    given = {key: e for key, e in use.entries.items() if key not in _KEYS_OF_USE}
     missing = [parameter for parameter in block.parameters if parameter not in given]
     for key in given:
         if key in block.parameters:

@@ -6,7 +6,7 @@ manual, which both read it here, can't tell another story than validation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -133,8 +133,3 @@ def _plural(schema: Schema) -> str:
     if kind == "array":
         return "lists of " + _plural(schema.get("items", {}))
     return "mappings" if kind == "object" else _KINDS.get(kind, ("", "values"))[1]
-
-
-def examples(form: Form, field: str) -> Sequence[str]:
-    """Ways to write the field, as YAML."""
-    return [f"{field}: {to_flow(example)}" for example in form.schema.get("examples", ())]

@@ -12,21 +12,30 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from alexc.ops.base import NonNegative, Pair, Positive
+from alexc.ops.base import AsTuple, NonNegative, Pair, Positive, Record
 from alexc.source import resolve
 from alexc.spec.names import Names, clip, listing
 from alexc.spec.recipe import TrainSpec
 
-LANGUAGE_VERSION = 1
+# The number formats that a layer can compute and keep its result in.
+Precision = Literal["fp32", "fp16", "bf16"]
+
+# The root keys that say what the net is made of, and what they are for; `Header` has the others.
+STRUCTURE = {
+    "layers": "Layers by name, in the order of the data.",
+    "blocks": "Groups of layers given once and used with parameters.",
+    "extends": "The spec that this one changes, relative to this file.",
+}
+
+# Keys of a layer that are not its op's fields.
+LAYER_KEYS = ("op", "inputs", "init")
 
 # Words of letters, digits, _ and -, of any script; a slash groups them (`inception_3a/1x1`). There
 # is no dot: torch and the weights file use it to part a layer from its parameter.
@@ -67,15 +76,7 @@ def check_layer_name(name: str) -> str | None:
     return None
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-class InputSpec(_Model):
+class InputSpec(Record):
     """The image that the net takes; the batch is always symbolic."""
 
     channels: Positive = Field(description="Planes of the image: 3 for colour.", examples=[3])
@@ -85,23 +86,16 @@ class InputSpec(_Model):
 
 # ---- initial weights -----------------------------------------------------------------------------
 
-Scheme = Literal[
-    "normal",
-    "truncated_normal",
-    "uniform",
-    "constant",
-    "kaiming_normal",
-    "kaiming_uniform",
-    "xavier_normal",
-    "xavier_uniform",
-]
-_SCHEMES_WITH_VALUE = ("normal", "truncated_normal", "uniform", "constant")
-_SCHEMES_BY_SHAPE = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform")
-_SCHEMES = _SCHEMES_WITH_VALUE + _SCHEMES_BY_SHAPE
+_WithValue = Literal["normal", "truncated_normal", "uniform", "constant"]
+_ByShape = Literal["kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform"]
+Scheme = Literal[_WithValue, _ByShape]
+_SCHEMES_WITH_VALUE: tuple[str, ...] = get_args(_WithValue)
+_SCHEMES_BY_SHAPE: tuple[str, ...] = get_args(_ByShape)
+_SCHEMES: tuple[str, ...] = get_args(Scheme)
 _NUMBER = (int, float)
 
 
-class DistributionModel(_Model):
+class DistributionModel(Record):
     """What initial values are drawn from. `value` is the standard deviation, bound or constant."""
 
     scheme: Scheme
@@ -179,7 +173,7 @@ Distribution = Annotated[
 ]
 
 
-class LayerInit(_Model):
+class LayerInit(Record):
     """How one layer's weights are drawn; what is not said comes from the net's `init`."""
 
     weight: Distribution | None = Field(
@@ -225,7 +219,7 @@ InitField = Annotated[
 # ---- the rest of the root ------------------------------------------------------------------------
 
 
-class Expect(_Model):
+class Expect(Record):
     """Facts from the source, checked at every build."""
 
     parameters: NonNegative | None = Field(
@@ -237,16 +231,14 @@ class Expect(_Model):
     layer_parameters: dict[str, NonNegative] = Field(
         default={}, description="Trainable parameters by layer.", examples=[{"conv1": 34944}]
     )
-    shapes: dict[str, Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)]] = Field(
+    shapes: dict[str, Annotated[tuple[Positive, ...], AsTuple]] = Field(
         default={},
         description="Output shapes by layer, without the batch.",
         examples=[{"pool5": [256, 6, 6]}],
     )
 
 
-_Numbers = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_as_tuple)
-]
+_Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], AsTuple]
 
 
 def _no_zero(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -255,7 +247,7 @@ def _no_zero(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-class Preprocess(_Model):
+class Preprocess(Record):
     """From a photograph to the net's input: resize, crop, channels, then (x·scale − mean) / std."""
 
     resize: Positive | None = Field(
@@ -288,7 +280,7 @@ class Preprocess(_Model):
     )
 
 
-class Allowance(_Model):
+class Allowance(Record):
     """A warning that the author has seen and accepts, with the reason."""
 
     lint: str = Field(description="The warning's code.", examples=["lint/dropped-pixels"])
@@ -296,7 +288,7 @@ class Allowance(_Model):
     reason: Annotated[str, Field(min_length=1)] = Field(description="Why it is as it should be.")
 
 
-class Header(_Model):
+class Header(Record):
     """The root keys of a spec, all but `layers`, `blocks` and `extends`."""
 
     alexc: Literal[1] = Field(description="Version of the spec language.")
@@ -308,10 +300,7 @@ class Header(_Model):
     )
     description: str | None = Field(default=None, description="What the net is for.")
     input: InputSpec = Field(description="The image that the net takes.")
-    outputs: (
-        Annotated[Annotated[tuple[str, ...], Field(min_length=1)], BeforeValidator(_as_tuple)]
-        | None
-    ) = Field(
+    outputs: Annotated[Annotated[tuple[str, ...], Field(min_length=1)], AsTuple] | None = Field(
         default=None,
         description="Layers whose values are the result; default: the last layer.",
         examples=[["fc8"]],
@@ -321,7 +310,7 @@ class Header(_Model):
     preprocess: Preprocess | None = Field(
         default=None, description="From a photograph to the net's input."
     )
-    precision: dict[str, Literal["fp32", "fp16", "bf16"]] = Field(
+    precision: dict[str, Precision] = Field(
         default={},
         description="Layers that keep this precision, whatever the build is told.",
         examples=[{"fc8": "fp32"}],
@@ -329,14 +318,12 @@ class Header(_Model):
     train: TrainSpec | None = Field(
         default=None, description="The recipe by which the net's weights are learnt."
     )
-    labels: (
-        Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-        | Annotated[str, Field(min_length=1)]
-        | None
-    ) = Field(
-        default=None,
-        description="Names of the classes: a list, or a text file with one a line.",
+    labels: Annotated[tuple[str, ...], AsTuple] | Annotated[str, Field(min_length=1)] | None = (
+        Field(
+            default=None,
+            description="Names of the classes: a list, or a text file with one a line.",
+        )
     )
-    allow: Annotated[tuple[Allowance, ...], BeforeValidator(_as_tuple)] = Field(
+    allow: Annotated[tuple[Allowance, ...], AsTuple] = Field(
         default=(), description="Warnings that are accepted, each with its reason."
     )

@@ -16,12 +16,16 @@ from alexc.source import Entry, Listing, Mapping, Node, Scalar, locate, parse, p
 from alexc.spec.blocks import Expanded, expand
 from alexc.spec.faults import MAX_FAULTS, ROOT, did_you_mean, translate
 from alexc.spec.merge import load_tree
-from alexc.spec.model import RECIPES, Header, LayerInit, check_layer_name
+from alexc.spec.model import (
+    LAYER_KEYS,
+    RECIPES,
+    STRUCTURE,
+    Header,
+    LayerInit,
+    check_layer_name,
+)
 from alexc.spec.names import Names, clip, listing
 from alexc.spec.write import to_yaml
-
-# Keys of a layer that are not its op's fields.
-LAYER_KEYS = ("op", "inputs", "init")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def parse_tree(tree: Mapping, files: tuple[Path, ...]) -> tuple[Spec | None, lis
 
 
 def _header(tree: Mapping, faults: list[Diagnostic]) -> Header | None:
-    known = [*Header.model_fields, "layers", "blocks", "extends"]
+    known = [*Header.model_fields, *STRUCTURE]
     fields = {}
     for key, entry in tree.entries.items():
         if key in Header.model_fields:
@@ -203,7 +207,7 @@ def _layer(name: str, entry: Entry, faults: list[Diagnostic]) -> Layer:
 
 def _no_op(name: str, node: Mapping, key: Place) -> Diagnostic:
     """What to say of a layer without `op`: its other fields often tell what is meant."""
-    fields = set(node.entries) - {*LAYER_KEYS}
+    fields = set(node.entries).difference(LAYER_KEYS)
     fits = [kind for kind, op in OPS.items() if fields and fields <= set(op.model_fields)]
     for field in fields:
         word = node.entries[field].value

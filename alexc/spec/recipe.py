@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from alexc.ops.base import NonNegative, Pair, Positive
+from alexc.ops.base import AsTuple, NonNegative, Pair, Positive, Record, as_tuple
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -20,19 +20,11 @@ _Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _Factor = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _rows_as_tuples(value: Any) -> Any:
-    return tuple(_as_tuple(row) for row in value) if isinstance(value, list) else value
+    return tuple(map(as_tuple, value)) if isinstance(value, list) else value
 
 
-class OptimizerSpec(_Part):
+class OptimizerSpec(Record):
     """How a gradient changes the weights.
 
     sgd    v ← m·v + (g + d·w);  w ← w − lr·v
@@ -57,7 +49,7 @@ class OptimizerSpec(_Part):
     trust: _PositiveFloat = Field(default=0.001, description="The trust coefficient of lars.")
 
 
-class ScheduleSpec(_Part):
+class ScheduleSpec(Record):
     """How the learning rate goes on, as a factor of `optimizer.learning_rate`.
 
     plateau   × `factor` when the validation error has not improved for `patience` epochs, at most
@@ -81,7 +73,7 @@ class ScheduleSpec(_Part):
     last: _AtLeastZero = Field(default=0.0, description="The last factor of cosine and linear.")
 
 
-class NoiseSpec(_Part):
+class NoiseSpec(Record):
     """PCA colour noise: Σ αᵢ·λᵢ·pᵢ is added to the RGB of an image, αᵢ ~ N(0, std²) for each image.
 
     `eigenvalues` and `eigenvectors` (as rows over R, G, B) are of the covariance of pixels in
@@ -89,9 +81,9 @@ class NoiseSpec(_Part):
     """
 
     std: _PositiveFloat = Field(default=0.1, description="Standard deviation of every α.")
-    eigenvalues: Annotated[
-        tuple[_AtLeastZero, _AtLeastZero, _AtLeastZero], BeforeValidator(_as_tuple)
-    ] = Field(description="λ, the largest first.", examples=[[0.2175, 0.0188, 0.0045]])
+    eigenvalues: Annotated[tuple[_AtLeastZero, _AtLeastZero, _AtLeastZero], AsTuple] = Field(
+        description="λ, the largest first.", examples=[[0.2175, 0.0188, 0.0045]]
+    )
     eigenvectors: Annotated[
         tuple[
             tuple[_Finite, _Finite, _Finite],
@@ -102,7 +94,7 @@ class NoiseSpec(_Part):
     ] = Field(description="p, one row for each λ.")
 
 
-class AugmentSpec(_Part):
+class AugmentSpec(Record):
     """What is done to an image before each time it is seen; the test sees none of it."""
 
     padding: NonNegative = Field(
@@ -122,7 +114,7 @@ class AugmentSpec(_Part):
     noise: NoiseSpec | None = Field(default=None, description="PCA colour noise (RGB only).")
 
 
-class CheckpointSpec(_Part):
+class CheckpointSpec(Record):
     """When the state of a run is saved, and how many states are kept beside the best."""
 
     minutes: _PositiveFloat = Field(default=10.0, description="Between two checkpoints at most.")
@@ -130,7 +122,7 @@ class CheckpointSpec(_Part):
     keep: Positive = Field(default=2, description="The last ones kept; the best is kept too.")
 
 
-class TrainSpec(_Part):
+class TrainSpec(Record):
     """The recipe by which the net's weights are learnt."""
 
     epochs: Positive = Field(description="How often every image is seen.", examples=[90])

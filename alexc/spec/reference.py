@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from alexc.ops import OPS
 from alexc.spec.forms import Form
 from alexc.spec.model import (
+    STRUCTURE,
     Allowance,
     Expect,
     Header,
@@ -37,11 +38,11 @@ _PARTS: dict[str, type[BaseModel]] = {
     "train": TrainSpec,
 }
 
-_NOT_IN_HEADER = (
-    ("extends", "the path of a spec", "The spec that this one changes, relative to this file."),
-    ("blocks", "a mapping of names to blocks", "Layers given once and used with parameters."),
-    ("layers", "a mapping of names to layers", "The net, in the order of the data."),
-)
+_FORMS_OF_STRUCTURE = {
+    "extends": "the path of a spec",
+    "blocks": "a mapping of names to blocks",
+    "layers": "a mapping of names to layers",
+}
 
 
 def reference() -> str:
@@ -52,8 +53,8 @@ def reference() -> str:
 def _sections() -> Iterator[str]:
     yield "## Root keys\n"
     yield from _table(Header)
-    for name, form, description in _NOT_IN_HEADER:
-        yield f"| `{name}` | {form} | | {description} |"
+    for name, form in _FORMS_OF_STRUCTURE.items():
+        yield f"| `{name}` | {form} | | {STRUCTURE[name]} |"
     for key, model in _PARTS.items():
         yield f"\n### `{key}`\n"
         yield from _about(model)

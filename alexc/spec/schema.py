@@ -16,7 +16,7 @@ from typing import Any
 from alexc.ops import OPS
 from alexc.ops.base import Op
 from alexc.spec.merge import PATCHED
-from alexc.spec.model import RESERVED_NAMES, Header, LayerInit
+from alexc.spec.model import LAYER_KEYS, RESERVED_NAMES, STRUCTURE, Header, LayerInit
 from alexc.spec.positions import POSITIONS
 
 Schema = dict[str, Any]
@@ -72,17 +72,14 @@ def json_schema() -> Schema:
                 "name": header.pop("name"),
                 "extends": {
                     "type": "string",
-                    "description": "The spec that this one changes, relative to this file.",
+                    "description": STRUCTURE["extends"],
                     "examples": ["alexnet.yaml"],
                 },
                 **{name: {} for name in header},
-                "blocks": {
-                    "type": "object",
-                    "description": "Groups of layers given once and used with parameters.",
-                },
+                "blocks": {"type": "object", "description": STRUCTURE["blocks"]},
                 "layers": {
                     "type": "object",
-                    "description": "Layers by name, in the order of the data.",
+                    "description": STRUCTURE["layers"],
                     "propertyNames": _LAYER_NAMES,
                 },
             },
@@ -204,7 +201,7 @@ def _layer_of_block() -> Schema:
             {
                 "type": "object",
                 "properties": {"op": {"anyOf": [{"enum": list(OPS)}, {"pattern": "^\\$"}]}},
-                "propertyNames": {"enum": sorted({*names, "op", "inputs", "init"})},
+                "propertyNames": {"enum": sorted({*names, *LAYER_KEYS})},
                 "required": ["op"],
             },
         ]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from alexc.diagnostics import AlexcError
-from alexc.graph.graph import Graph, Precision
+from alexc.graph.graph import Graph
+from alexc.spec.model import Precision
 from alexc.verify import python
 
 Shape = tuple[int | None, ...]  # None is the batch
