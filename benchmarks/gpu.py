@@ -1,25 +1,32 @@
 """Measures everything that takes an NVIDIA GPU, prints a table and keeps it as JSON.
 
     python benchmarks/gpu.py                          everything, half an hour at the most
+    python benchmarks/gpu.py --tiny                   all of it on lenet, to see that it works
+    python benchmarks/gpu.py --budget 540             as much as fits into nine minutes
+    python benchmarks/gpu.py --budget 540 --resume    what is still missing, or failed
     python benchmarks/gpu.py --part rates --part speed    some parts; what was measured before stays
-    python benchmarks/gpu.py --budget 600             as much as fits into ten minutes
     python benchmarks/gpu.py --photos DIR             with int8, which takes its ranges from photos
     python benchmarks/gpu.py --table FILE             the table of what was kept, again
 
 `make bench-gpu` runs the first. Each task runs in a process of its own, so that one that fails, or
-hangs, or ends its process, is a row that says so, and the others go on. What a machine lacks is
-said in the rows too; without an NVIDIA GPU the program says that and ends with status 2.
+hangs, or ends its process, is a row that says so, and the others go on; each result is kept as
+soon as it is there. What a machine lacks is said in the rows too; without an NVIDIA GPU the
+program says that and ends with status 2.
 
-The parts, in this order:
+The parts:
 
+    facts     the card, its compute capability, the driver, and the versions of all libraries
     runs      which engines run on this card at all: each computes lenet, held against float64
     rates     how fast memory is read and matrices are multiplied, by torch
     build     bundles of alexnet in every precision, with a plan of every library that is there
     verify    these bundles layer by layer, on the GPU
-    speed     latency and throughput of plans with CUDA graphs and without, of ONNX Runtime, and of
-              what a user would run instead: torch, torch.compile, and the engine that TensorRT
-              makes of torch.onnx.export's file
-    overhead  what Python takes in a call, over the bare launch of the same CUDA graph
+    speed     latency and throughput of the engines that run, and of what a user would run instead:
+              torch, torch.compile, and what TensorRT and ONNX Runtime make of torch.onnx.export's
+              file
+    overhead  what Python takes in a call, over the library's own
+
+They are done in the order of what they decide: first what runs, then fp16, on which the bars are,
+with its peers, then the other precisions.
 """
 
 from __future__ import annotations
@@ -27,100 +34,190 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
-from benchmarks import gpu_table  # noqa: E402
-from benchmarks.gpu_bundles import PRECISIONS  # noqa: E402
-from benchmarks.gpu_speed import contestants  # noqa: E402
-from benchmarks.gpu_tasks import TASKS, gpu_name  # noqa: E402
+from benchmarks import gpu_facts, gpu_table, gpu_tasks  # noqa: E402
+from benchmarks.gpu_overhead import overhead  # noqa: E402
+from benchmarks.gpu_peers import PEERS  # noqa: E402
+from benchmarks.gpu_setting import FULL, OWN, TINY, Setting  # noqa: E402
+from benchmarks.gpu_speed import speed  # noqa: E402
 
-PARTS = ("runs", "rates", "build", "verify", "speed", "overhead")
+# What each part does: a result, or one after the other what is known so far.
+TASKS: dict[str, Callable[[str, Setting], dict[str, Any] | Iterator[dict[str, Any]]]] = {
+    "facts": gpu_facts.facts,
+    "runs": gpu_facts.runs,
+    "rates": gpu_tasks.rates,
+    "build": gpu_tasks.build,
+    "verify": gpu_tasks.verify,
+    "speed": speed,
+    "overhead": overhead,
+}
 BUDGET = 1800.0
 _LEAST_SECONDS = 20.0  # with less left no task is begun
-_MOST_SECONDS = {"build": 600.0, "speed": 240.0}
-_USUAL_SECONDS = 180.0
+_MOST_SECONDS = {"build": 420.0, "verify": 300.0}
+_USUAL_SECONDS = 150.0
+_SECONDS_TO_COMPILE = 400.0  # `torch compile`, which tries out kernels
 
 
 class Task(NamedTuple):
     """What one process does: `part` with the setting `about`, a word that names it in the table."""
 
     part: str
-    about: str
+    about: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """How long it may take."""
+        if self.about.startswith("torch compile"):
+            return _SECONDS_TO_COMPILE
+        return _MOST_SECONDS.get(self.part, _USUAL_SECONDS)
 
 
-def tasks(part: str, work: Path, photos: Path | None) -> list[Task]:
-    """The tasks of a part, as far as those before it made what they take."""
-    if part in ("build", "verify", "overhead"):
-        precisions = [p for p in PRECISIONS if photos is not None or p != "int8"]
-        return [Task(part, precision) for precision in precisions]
-    if part == "speed":
-        return [Task(part, name) for name in contestants(work)]
-    return [Task(part, "")]
+def tasks(setting: Setting) -> list[Task]:
+    """Everything that there is to do, what decides the most first."""
+    half, *others = setting.precisions
+    found = [Task("facts"), *(Task("runs", name) for name in (*OWN, "torch")), Task("rates")]
+    found += [Task("build", half), Task("verify", half)]
+    found += [Task("speed", f"{engine} {half}") for engine in OWN]
+    found += [Task("overhead", f"{engine} {half}") for engine in OWN]
+    compiled, *rivals = PEERS
+    found += [Task("speed", f"{compiled} at {batch}") for batch in setting.scale.batches]
+    found += [Task("speed", rival) for rival in rivals]
+    for precision in others:
+        found += [Task("build", precision), Task("verify", precision)]
+    found += [Task("speed", f"{engine} {p}") for p in others for engine in OWN]
+    found += [Task("speed", f"{engine} {half} from the host") for engine in OWN]
+    found += [Task("speed", f"{engine} {half} without graphs") for engine in OWN[:2]]
+    found += [Task("overhead", f"{engine} {p}") for p in others for engine in OWN]
+    return found
+
+
+def left_out(task: Task, setting: Setting, kept: dict[str, Any]) -> str | None:
+    """Why a task need not be begun; None if nothing is known that speaks against it."""
+    if task.part in ("verify", "speed", "overhead"):
+        words = task.about.split()
+        peer = re.sub(r" at \d+$", "", task.about) in PEERS
+        precision = "fp16" if peer else words[1] if len(words) > 1 else words[0]
+        if not (setting.bundle(precision) / "manifest.json").exists():
+            return f"there is no bundle in {precision}"
+        engine = next((word for word in (*words, "torch") if word in (*OWN, "torch")), "")
+        ran = kept.get("runs", {}).get(engine, {}).get("runs")
+        if task.part != "verify" and ran is False:
+            return f"{engine} does not run on this card"
+    return None
 
 
 def measure(
-    parts: Sequence[str], work: Path, budget: float, photos: Path | None, kept: dict[str, Any]
-) -> dict[str, Any]:
-    """What came of the parts, added to what was kept: by part and setting, results or a fault."""
+    parts: Sequence[str],
+    setting: Setting,
+    budget: float,
+    kept: dict[str, Any],
+    save: Callable[[], None],
+    *,
+    resume: bool = False,
+) -> None:
+    """Put what comes of the parts into `kept`, by part and setting: results, or a fault.
+
+    `save` is called after each. With `resume` what was measured stays, and else is forgotten.
+    """
     end = time.monotonic() + budget
     for part in parts:
-        kept[part] = {}
-        for task in tasks(part, work, photos):
-            left = end - time.monotonic()
-            if left < _LEAST_SECONDS:
-                kept[part][task.about] = {"fault": f"not measured: {budget:g} s were too little"}
-                continue
+        kept[part] = kept.get(part, {}) if resume else {}
+    for task in tasks(setting):
+        there = kept.get(task.part, {}).get(task.about, {"fault": ""})
+        if task.part not in parts or "fault" not in there:
+            continue
+        left = end - time.monotonic()
+        if (reason := left_out(task, setting, kept)) is not None:
+            found = {"fault": reason}
+        elif left < _LEAST_SECONDS:
+            found = {"fault": f"not measured: {budget:g} s were too little"}
+        else:
             say(f"{task.part} {task.about}".strip())
-            limit = min(left, _MOST_SECONDS.get(part, _USUAL_SECONDS))
-            kept[part][task.about] = run_apart(task, work, photos, limit)
-            if fault := kept[part][task.about].get("fault"):
+            found = run_apart(task, setting, min(left, task.seconds))
+            if fault := found.get("fault"):
                 say(f"    {fault}")
-    return kept
+        kept[task.part][task.about] = found
+        save()
 
 
-def run_apart(task: Task, work: Path, photos: Path | None, limit: float) -> dict[str, Any]:
-    """The task's result, from a process of its own; a fault in words if it gives none."""
-    with tempfile.TemporaryDirectory() as folder:
+def run_apart(task: Task, setting: Setting, limit: float) -> dict[str, Any]:
+    """The task's result, from a process of its own; what it came to and a fault if it gives none.
+
+    When its time is over, so is that of the processes which it has started.
+    """
+    with tempfile.TemporaryDirectory(prefix="alexc-bench-") as folder:
         out, log = Path(folder) / "result.json", Path(folder) / "log"
-        command = [sys.executable, __file__, "--inside", str(out), "--work", str(work)]
+        command = [sys.executable, __file__, "--inside", str(out), "--work", str(setting.work)]
         command += ["--part", task.part, "--about", task.about]
-        command += ["--photos", str(photos)] if photos is not None else []
+        command += ["--photos", str(setting.photos)] if setting.photos is not None else []
+        command += ["--tiny"] if setting.scale is TINY else []
         with log.open("wb") as messages:
+            process = subprocess.Popen(
+                command, stdout=messages, stderr=messages, stdin=subprocess.DEVNULL, cwd=ROOT,
+                start_new_session=True,
+            )  # fmt: skip
             try:
-                done = subprocess.run(
-                    command, stdout=messages, stderr=messages, stdin=subprocess.DEVNULL,
-                    timeout=limit, cwd=ROOT,
-                )  # fmt: skip
+                status: int | None = process.wait(limit)
             except subprocess.TimeoutExpired:
-                return {"fault": f"not done after {limit:.0f} s"}
+                status = None
+            finally:
+                _end(process)
+        found: dict[str, Any] = {}
         if out.exists():
-            found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-            return found
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return {"fault": f"the process ended with {done.returncode}: {lines[-1] if lines else ''}"}
+            found = json.loads(out.read_text(encoding="utf-8"))
+        if status is None:
+            return {**found, "fault": f"not done after {limit:.0f} s"}
+        if status != 0:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            said = " | ".join(lines[-3:])
+            return {**found, "fault": f"the process ended with {status}: {said}"}
+        return found
 
 
-def run_inside(task: Task, work: Path, photos: Path | None, out: Path) -> None:
-    """Do a task in this process and write its result."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process and of those that it has started."""
     try:
-        result = TASKS[task.part](task.about, work, photos)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except OSError:  # all have ended
+        pass
+    process.wait()
+
+
+def run_inside(task: Task, setting: Setting, out: Path) -> None:
+    """Do a task in this process and write its result, what is known so far each time it is more."""
+    found: dict[str, Any] = {}
+    try:
+        result = TASKS[task.part](task.about, setting)
+        for found in [result] if isinstance(result, dict) else result:
+            _write(out, found)
     except Exception as error:  # noqa: BLE001  (its row says which)
         words = str(error).strip().splitlines()
-        result = {"fault": f"{type(error).__name__}: {words[0] if words else ''}"[:300]}
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(result), encoding="utf-8")
-    part.replace(out)
+        fault = f"{type(error).__name__}: {words[0] if words else ''}"[:1000]
+        _write(out, {**found, "fault": fault})
     sys.stdout.flush()
     os._exit(0)  # libraries of GPUs may hang at the end, with nothing left to lose
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Put it where nobody ever reads half of it."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def say(text: str) -> None:
@@ -131,8 +228,10 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Returns its exit status."""
     parser = argparse.ArgumentParser(description="Measure what takes an NVIDIA GPU.")
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
+    parser.add_argument("--part", action="append", choices=TASKS, help="only this; may be repeated")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all (1800)")
+    parser.add_argument("--resume", action="store_true", help="only what is missing or failed")
+    parser.add_argument("--tiny", action="store_true", help="on lenet, to see that all of it works")
     parser.add_argument("--photos", type=Path, help="photographs to take the ranges of int8 from")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu", help="bundles' folder")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
@@ -143,22 +242,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.table is not None:
         print(gpu_table.table(json.loads(given.table.read_text(encoding="utf-8"))))
         return 0
-    given.work.mkdir(parents=True, exist_ok=True)
+    photos = None if given.photos is None else given.photos.resolve()
+    setting = Setting(given.work.resolve(), photos, TINY if given.tiny else FULL)
+    setting.work.mkdir(parents=True, exist_ok=True)
     if given.inside is not None:
-        run_inside(Task(given.part[0], given.about), given.work, given.photos, given.inside)
-    name = gpu_name()
-    if name is None:
-        say("there is no NVIDIA GPU on this machine that nvidia-smi knows: nothing is measured")
+        run_inside(Task(given.part[0], given.about), setting, given.inside)
+    names = gpu_facts.gpus()
+    if not names:
+        say("there is no NVIDIA GPU on this machine that its driver knows: nothing is measured")
         return 2
-    from alexc.plan.machine import describe
-
-    file = given.results / f"gpu-{'-'.join(name.lower().split())}.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    kept |= {"gpu": name, "machine": describe().to_json()}
-    measure(given.part or PARTS, given.work, given.budget, given.photos, kept)
+    # So that what is running is ended too, and does not keep the GPU busy.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     given.results.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    print(gpu_table.table(kept))
+    name = "-".join(re.findall(r"\w+", names[0].rpartition(" ")[0].lower()))
+    file = given.results / f"gpu-{name}{'-tiny' if given.tiny else ''}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept |= {"gpu": names[0], "net": setting.scale.net}
+    measure(
+        given.part or list(TASKS),
+        setting,
+        given.budget,
+        kept,
+        lambda: _write(file, kept),
+        resume=given.resume,
+    )
+    table = gpu_table.table(kept)
+    file.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
+    print(table)
     say(f"kept in {file}")
     return 0
 

@@ -5,29 +5,48 @@ A bar that nothing was measured for is `not measured`, and why is in the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-SPEC = Path(__file__).resolve().parents[1] / "specs" / "alexnet.yaml"
-OWN = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda")
-RIVALS = ("torch compile", "export tensorrt", "export tensorrt_rtx")
+from benchmarks.gpu_setting import OWN, PRECISIONS, ROOT
+
+RIVALS = ("torch compile", "export tensorrt", "export tensorrt_rtx", "export onnxruntime_cuda")
 
 Measured = Mapping[str, Any]
 
 
 def table(kept: Measured) -> str:
     """All that was measured, and then how it stands to the bars."""
-    parts = [f"GPU: {kept.get('gpu', 'unknown')}", *_runs(kept), *_rates(kept), *_bundles(kept)]
+    parts = [f"GPU: {kept.get('gpu', 'unknown')}", *_facts(kept), *_runs(kept), *_rates(kept)]
+    parts += _bundles(kept)
     parts += [*_speed(kept), *_overhead(kept), "", "Bars"]
     parts += [f"  {bar:58} {result}" for bar, result in bars(kept)]
     return "\n".join(parts)
 
 
+def _facts(kept: Measured) -> Iterator[str]:
+    found = _only(kept, "facts")
+    if "fault" in found:
+        return
+    driver = found["nvidia-smi"].get("driver_version", "of unknown version")
+    yield f"driver {driver}, which offers CUDA {found['cuda of the driver']}"
+    packages = found["packages"]
+    for name in ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cuda-python", "torch"):
+        if name in packages:
+            yield f"{name} {packages[name]}"
+
+
 def _runs(kept: Measured) -> Iterator[str]:
-    yield from _head("What runs on this card", found := _only(kept, "runs"))
-    for engine, said in _rows(found):
-        yield f"  {engine:24} {'yes' if said['runs'] else 'no: ' + said.get('fault', 'wrong')}"
+    yield ""
+    yield "What runs on this card"
+    for engine, said in kept.get("runs", {}).items():
+        yield f"  {engine:24} {'yes' if said.get('runs') else 'no: ' + said.get('fault', 'wrong')}"
+        if "refused" in said:
+            yield f"  {'':24} built without the GPU, for with it: {said['refused']}"
+        if (library := said.get("library")) is not None:
+            words = "; ".join(library["said"]) or "nothing"
+            yield f"  {'':24} its library came to: {library['reached']}, and said: {words}"
 
 
 def _rates(kept: Measured) -> Iterator[str]:
@@ -42,7 +61,9 @@ def _rates(kept: Measured) -> Iterator[str]:
 def _bundles(kept: Measured) -> Iterator[str]:
     verified = kept.get("verify", {})
     for precision, built in kept.get("build", {}).items():
-        yield from _head(f"alexnet in {precision}", built)
+        yield from _head(f"{kept.get('net', 'alexnet')} in {precision}", built)
+        if "refused" in built:
+            yield f"  built without the GPU, for with it: {built['refused']}"
         for record in built.get("engines", ()):
             yield f"  {record['engine']:24} {record['status']}"
         found = verified.get(precision, {"fault": "not measured"})
@@ -63,32 +84,29 @@ def _speed(kept: Measured) -> Iterator[str]:
     yield ""
     yield f"{'Speed':46} batch   p50 ms   p99 ms   images/s  of the limit"
     for name, batches in found.items():
-        if "fault" in batches:
-            yield f"  {name:44} {batches['fault']}"
-            continue
         for batch, times in batches.items():
+            if batch == "fault":
+                continue
             share = _share(kept, name, int(batch), times["images_per_s"])
             yield (
                 f"  {name:44} {batch:>5} {times['p50_ms']:8.3f} {times['p99_ms']:8.3f} "
                 f"{times['images_per_s']:10.0f}  {'' if share is None else f'{share:.0%}'}"
             )
+        if "fault" in batches:
+            yield f"  {name:44} {batches['fault']}"
 
 
 def _overhead(kept: Measured) -> Iterator[str]:
-    for precision, engines in kept.get("overhead", {}).items():
-        if "fault" in engines:
-            yield f"overhead, {precision}: {engines['fault']}"
+    for name, found in kept.get("overhead", {}).items():
+        if "fault" in found:
+            yield f"overhead, {name}: {found['fault']}"
             continue
-        for engine, found in engines.items():
-            if "fault" in found:
-                yield f"overhead, {engine} {precision}: {found['fault']}"
-                continue
-            for side in ("host", "GPU"):
-                whole, over = found[f"run, {side}"], found[f"over, {side}"]
-                yield (
-                    f"overhead, {engine} {precision}, batch on the {side}: {whole:.1f} µs, "
-                    f"{over:.1f} µs over the bare launch"
-                )
+        for side in ("host", "GPU"):
+            whole, over = found[f"run, {side}"], found[f"over, {side}"]
+            yield (
+                f"overhead, {name}, batch on the {side}: {whole:.1f} µs, "
+                f"{over:.1f} µs over the bare call"
+            )
 
 
 # ---- bars ----------------------------------------------------------------------------------------
@@ -96,19 +114,12 @@ def _overhead(kept: Measured) -> Iterator[str]:
 
 def bars(kept: Measured) -> Iterator[tuple[str, str]]:
     """Each bar, and whether what was measured reaches it."""
-    verified = [found for found in kept.get("verify", {}).values() if "fault" not in found]
-    on_gpu = [
-        passed
-        for found in verified
-        for backend, (passed, _) in found["backends"].items()
-        if backend.startswith("tensorrt") and passed is not None
-    ]
-    yield "every precision verified on the GPU itself", _verdict(all(on_gpu) if on_gpu else None)
+    yield "every precision verified on the GPU itself", _verified(kept)
     own = {
         batch: _best(kept, (f"{engine} fp16" for engine in OWN), batch)
         for batch in ("1", "8", "64", "256")
     }
-    rates, (weights, macs) = _only(kept, "rates"), _net()
+    rates, (weights, macs) = _only(kept, "rates"), _net(kept)
     first = own["1"]
     if first is None or not rates.get("read"):
         yield "batch 1, fp16: ≤ 3 × reading the weights once", "not measured"
@@ -135,23 +146,39 @@ def bars(kept: Measured) -> Iterator[tuple[str, str]]:
             result = "not measured" if faster is None else _verdict(faster > 1, f"{faster:.2f} ×")
             yield f"faster than {rival} at batch {batch}", result
     over = [
-        found[f"over, {side}"]
-        for engines in kept.get("overhead", {}).values()
-        for found in engines.values()
-        if isinstance(found, dict) and "fault" not in found
+        (found[f"over, {side}"], f"{name}, batch on the {side}")
+        for name, found in kept.get("overhead", {}).items()
+        if "fault" not in found
         for side in ("host", "GPU")
     ]
-    bar = "Python per call over the bare launch: ≤ 10 µs"
-    yield bar, _verdict(max(over) <= 10, f"{max(over):.1f} µs") if over else "not measured"
+    bar = "Python per call over the bare call: ≤ 10 µs"
+    most, where = max(over, default=(0.0, ""))
+    yield bar, _verdict(most <= 10, f"{most:.1f} µs, {where}") if over else "not measured"
 
 
-def _best(kept: Measured, names: Any, batch: str) -> tuple[str, Measured] | None:
+def _verified(kept: Measured) -> str:
+    """Whether an engine of the GPU passed in each precision, and none failed."""
+    results = {}
+    for precision in PRECISIONS:
+        backends = kept.get("verify", {}).get(precision, {}).get("backends", {})
+        ran = [passed for name, (passed, _) in backends.items() if name in OWN]
+        results[precision] = None if not any(p is not None for p in ran) else False not in ran
+    words = {True: "passed", False: "failed", None: "not measured"}
+    detail = ", ".join(f"{precision} {words[passed]}" for precision, passed in results.items())
+    if all(passed is None for passed in results.values()):
+        return "not measured"
+    if False not in results.values() and None in results.values():
+        return f"not measured in all ({detail})"
+    return _verdict(all(results.values()), detail)
+
+
+def _best(kept: Measured, names: Iterable[str], batch: str) -> tuple[str, Measured] | None:
     """The fastest of these at a batch, by name, that was measured."""
-    found = []
+    speed, found = kept.get("speed", {}), []
     for name in names:
-        times = kept.get("speed", {}).get(name, {}).get(batch)
-        if times is not None:
-            found.append((name, times))
+        for task in (name, f"{name} at {batch}"):  # one for all batches, or for this one
+            if (times := speed.get(task, {}).get(batch)) is not None:
+                found.append((name, times))
     return min(found, key=lambda each: each[1]["p50_ms"], default=None)
 
 
@@ -172,15 +199,19 @@ def _share(kept: Measured, name: str, batch: int, images_per_s: float) -> float 
         return None
     if precision == "tf32":  # numbers of four bytes, multiplied in another way
         rates, precision = {**rates, "fp32": rates["tf32"]}, "fp32"
-    limits = layer_limits(load_net(SPEC).graph, rates, precision, batch, None)
+    limits = layer_limits(load_net(_spec(kept)).graph, rates, precision, batch, None)
     return None if limits is None else net_limit(limits).total_ms / 1e3 * images_per_s / batch
 
 
-def _net() -> tuple[int, int]:
-    """The parameters of alexnet, and its multiply–accumulates for an image."""
+def _spec(kept: Measured) -> Path:
+    return ROOT / "specs" / f"{kept.get('net', 'alexnet')}.yaml"
+
+
+def _net(kept: Measured) -> tuple[int, int]:
+    """The parameters of the net, and its multiply–accumulates for an image."""
     from alexc.frontend import load_net
 
-    graph = load_net(SPEC).graph
+    graph = load_net(_spec(kept)).graph
     nodes = graph.nodes
     return sum(node.parameter_count for node in nodes), sum(node.macs for node in nodes)
 
@@ -192,10 +223,6 @@ def _only(kept: Measured, part: str) -> Measured:
     """The result of a part that has one setting."""
     found: Measured = kept.get(part, {}).get("", {"fault": "not measured"})
     return found
-
-
-def _rows(found: Measured) -> Iterator[tuple[str, Measured]]:
-    return ((name, row) for name, row in found.items() if name != "fault")
 
 
 def _head(title: str, found: Measured) -> Iterator[str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexc.verify.backends import onnxruntime_gpu as backends
+from alexc_runtime import dlpack
 from alexc_runtime.engines import onnxruntime
 from alexc_runtime.engines.onnxruntime import Provider
 from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorRT
@@ -18,6 +20,23 @@ from alexc_runtime.manifest import Bundle, EngineRecord
 
 CPU = "CPUExecutionProvider"
 TOLD: list[list[Any]] = []
+
+
+class HostArray:
+    """An array of the CPU that says it lies on GPU 0."""
+
+    device = 0
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.shape = array.shape
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        place, kind = self.array.ctypes.data, self.array.dtype
+        return dlpack.write(place, self.shape, kind, (dlpack.CUDA, self.device), self)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self.device
 
 
 class OnCpu(OnnxRuntimeCuda):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +19,12 @@ import pytest
 import alexc_runtime
 from alexc_runtime import BatchError, EngineError, EngineUnavailableError, dlpack
 from alexc_runtime.engines import onnxruntime_gpu
-from alexc_runtime.engines.onnxruntime import Provider
-from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda
-from alexc_runtime.manifest import MODEL, WEIGHTS, Bundle, EngineRecord
-from alexc_runtime.session import ENGINES
+from alexc_runtime.manifest import MODEL, WEIGHTS, EngineRecord
+from alexc_runtime.opening import ENGINES
 from tests.cuda_double import LEGACY, Status
 from tests.gpu_machine import Machine, gpu_machine
 from tests.small_bundle import IMAGE, Array, built, expected, images, make
+from tests.straw_onnxruntime import HostArray, OnCpu
 from tests.test_runtime_arrays import ByDlpack, ByInterface
 
 __all__ = ["built"]
@@ -38,44 +37,15 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
         yield machine
 
 
-class _OnCpu(OnnxRuntimeCuda):
-    """The engine for CUDA with the provider for the CPU, and its memory."""
-
-    provider: ClassVar[str] = "CPUExecutionProvider"
-    memory: ClassVar[str] = "cpu"
-
-    def _providers(self, bundle: Bundle, record: EngineRecord, options: Any) -> list[Provider]:
-        super()._providers(bundle, record, options)
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
-        return [self.provider]
-
-
-class _HostArray:
-    """An array of the CPU that says it lies on GPU 0."""
-
-    device = 0
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-        self.shape = array.shape
-
-    def __dlpack__(self, *, stream: int) -> Any:
-        place, kind = self.array.ctypes.data, self.array.dtype
-        return dlpack.write(place, self.shape, kind, (dlpack.CUDA, self.device), self)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return dlpack.CUDA, self.device
-
-
 def test_input_and_outputs_are_bound_to_their_memory(
     built: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ENGINES, "onnxruntime_cuda", _OnCpu)
+    monkeypatch.setitem(ENGINES, "onnxruntime_cuda", OnCpu)
     with alexc_runtime.open(built, "onnxruntime_cuda", threads=1) as opened:
         assert (opened.engine, opened.status) == ("onnxruntime_cuda", "not verified by the build")
         kept = []
         for count in (3, 1):
-            outputs = opened.run(_HostArray(images(count)))
+            outputs = opened.run(HostArray(images(count)))
             kept.append(outputs)
             for name, value in expected(images(count)).items():
                 np.testing.assert_allclose(outputs[name].numpy(), value, rtol=1e-5, atol=1e-5)
@@ -87,15 +57,15 @@ def test_input_and_outputs_are_bound_to_their_memory(
         np.testing.assert_allclose(
             opened.run(images(2))["conv"], expected(images(2))["conv"], rtol=1e-5, atol=1e-5
         )
-        other = _HostArray(images(2))
+        other = HostArray(images(2))
         other.device = 1
         with pytest.raises(BatchError, match="lies on GPU 1, and the engine is on GPU 0"):
             opened.run(other)
         with pytest.raises(BatchError, match="takes float32"):
-            opened.run(_HostArray(images(2).astype(np.float64)))
+            opened.run(HostArray(images(2).astype(np.float64)))
         machine.patch.setitem(sys.modules, "cuda.bindings.runtime", None)
         with pytest.raises(EngineError, match="takes no batches on the GPU") as caught:
-            opened.run(_HostArray(images(2)))
+            opened.run(HostArray(images(2)))
         assert str(caught.value.help).startswith("pip install cuda-python")
 
 
