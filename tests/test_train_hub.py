@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -115,11 +116,29 @@ def test_what_the_package_says_is_passed_on(double: Any, monkeypatch: pytest.Mon
         raise ConnectionError("Couldn't reach the Hub\nlong story")
 
     double.load_dataset = fail
-    with pytest.raises(UsageError, match=r"hf:owner/ants: Couldn't reach the Hub$"):
+    with pytest.raises(UsageError, match=r"hf:owner/ants: Couldn't reach the Hub\n"):
         open_data("hf:owner/ants", "test", PHOTO)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match="needs the package datasets"):
         open_data("hf:owner/ants", "test", PHOTO)
+
+
+def test_retries_of_the_hub_are_told_once(double: Any, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("huggingface_hub")
+
+    def fail(_: str) -> Any:
+        for number in range(5):
+            logging.getLogger("huggingface_hub.utils._http").warning("Retry %d/5", number)
+        raise ConnectionError("Couldn't reach the Hub")
+
+    double.load_dataset = fail
+    handlers, propagate = logger.handlers, logger.propagate
+    with pytest.raises(UsageError):
+        open_data("hf:ants", "train", PHOTO)
+    assert caplog.messages == [
+        "hf:ants: the Hugging Face hub does not answer; trying for half a minute"
+    ]
+    assert (logger.handlers, logger.propagate) == (handlers, propagate)
 
 
 # ---- with the package itself ---------------------------------------------------------------------

@@ -7,7 +7,10 @@ here, as everywhere else in alexc, so that the pixels are those that the runtime
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,10 +92,43 @@ def _found(datasets: Any, rest: str) -> Any:
     try:
         if any((Path(rest) / name).is_file() for name in _SAVED):
             return datasets.load_from_disk(rest)
-        return datasets.load_dataset(rest)
+        with _retries_told_once(rest):
+            return datasets.load_dataset(rest)
     except Exception as error:  # noqa: BLE001  (network, names, formats: its own kinds)
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise usage_fault("data/missing", f"hf:{rest}: {reason[0]}") from None
+        raise usage_fault(
+            "data/missing",
+            f"hf:{rest}: {reason[0]}",
+            help="is the name right, and the hub within reach? With HF_HUB_OFFLINE=1 only what was "
+            "fetched before is looked at",
+        ) from None
+
+
+class _Once(logging.Handler):
+    """Tells the first warning in words of our own, and no other."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(logging.WARNING)
+        self._words: str | None = words
+
+    def emit(self, record: logging.LogRecord) -> None:
+        del record
+        if self._words is not None:
+            logging.getLogger("alexc").warning(self._words)
+            self._words = None
+
+
+@contextmanager
+def _retries_told_once(rest: str) -> Iterator[None]:
+    """The hub's client logs each of its tries, over half a minute: here they are one line."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.handlers, logger.propagate
+    told = _Once(f"hf:{rest}: the Hugging Face hub does not answer; trying for half a minute")
+    logger.handlers, logger.propagate = [told], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before
 
 
 def _part(found: Any, rest: str, split: str) -> tuple[Any, bool]:
