@@ -76,9 +76,14 @@ def _folded(
     assert isinstance(norm.op, BatchNorm)
     own = {local: weights[name] for local, name in layer.parameter_names().items()}
     of = {local: weights[name].astype(np.float64) for local, name in norm.parameter_names().items()}
-    mean, variance = of["running_mean"], of["running_var"]
-    scale, shift = scale_and_shift(mean, variance, norm.op.eps, of.get("weight"), of.get("bias"))
+    scale, bias = scale_and_shift(
+        of["running_mean"],
+        of["running_var"],
+        norm.op.eps,
+        of.get("weight"),
+        of.get("bias"),
+        own["bias"].astype(np.float64) if "bias" in own else None,
+    )
     weight = own["weight"].astype(np.float64)
     scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    bias = shift + own["bias"].astype(np.float64) * scale if "bias" in own else shift
     return scaled.astype(np.float32), bias.astype(np.float32)

@@ -4,7 +4,7 @@
     8 bytes      the length of the header, little-endian
     the header   JSON: {"bytes": of the whole plan, "weights": [{"name", "offset", "type", "shape",
                  "axes"}, …], "batch_norms": [{"name", "running_mean", "running_var", "weight",
-                 "bias", "eps"}, …]}, the weights in the order of their offsets
+                 "bias", "before", "eps"}, …]}, the weights in the order of their offsets
     the rest     the plan's bytes that are no weights, in their order
 
 A tensor of `weights.safetensors` lies in the plan from `offset` on, as numbers of `type`. `axes`
@@ -12,8 +12,8 @@ says which of the tensor's each axis there is: (0, 2, 3, 1) are channels last. W
 in the plan, has more of the tensor's axis 1, the input channels, the others are zero.
 
 Of a batch norm a plan holds only what its weights come to, the tensors `NAME.scale` and
-`NAME.shift`: these are computed in float32, as TensorRT does, when the weights are put in. A file
-that ends its first line in 1 is of before that, and has no batch norms.
+`NAME.shift` (`batch_norm`): these are computed in float32, as TensorRT does, when the weights are
+put in. A file with a 1 in its first line is of before that, and has no batch norms.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Place:
 class BatchNorm:
     """A batch norm of the net, called `name`, and what its weights are called.
 
-    `weight` or `bias` is None where the net has none, and there is nothing to multiply or to add.
+    `weight` or `bias` is None where the net has none. `before` is the bias of the layer before if
+    it was put into the shift.
     """
 
     name: str
@@ -69,6 +70,7 @@ class BatchNorm:
     running_var: str
     weight: str | None
     bias: str | None
+    before: str | None
     eps: float
 
     def tensors(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
@@ -77,12 +79,15 @@ class BatchNorm:
         In float32, as TensorRT's parser computes them.
         """
         mean, variance = _float32(weights, self.running_mean), _float32(weights, self.running_var)
-        weight = None if self.weight is None else _float32(weights, self.weight)
-        bias = None if self.bias is None else _float32(weights, self.bias)
-        shapes = {each.shape for each in (mean, variance, weight, bias) if each is not None}
+        weight, bias, before = (
+            None if name is None else _float32(weights, name)
+            for name in (self.weight, self.bias, self.before)
+        )
+        given = (mean, variance, weight, bias, before)
+        shapes = {each.shape for each in given if each is not None}
         if len(shapes) > 1 or mean.ndim != 1:
             raise EngineError("engine/load", f"the weights of {self.name} are of another net")
-        scale, shift = scale_and_shift(mean, variance, self.eps, weight, bias)
+        scale, shift = scale_and_shift(mean, variance, self.eps, weight, bias, before)
         return {f"{self.name}.scale": scale, f"{self.name}.shift": shift}
 
 
@@ -252,5 +257,6 @@ def _batch_norm(fields: Fields) -> BatchNorm:
         fields.text("running_var"),
         fields.optional_text("weight"),
         fields.optional_text("bias"),
+        fields.optional_text("before"),
         fields.number("eps"),
     )

@@ -27,8 +27,8 @@ from alexc.diagnostics import AlexcError, Diagnostic
 from alexc.engines.tensorrt.weights import weights_of
 from alexc_runtime.stripped import TYPES, Place, as_in_plan, parse, strip
 
-# Fewer bytes than this could be found in a plan by chance; of more, the second build would tell.
-_LEAST_BYTES = 8
+# Fewer bytes than this would be found in a plan by chance; of more, another build would tell.
+_LEAST_BYTES = 4
 _SOUGHT_BYTES = 64
 _PADDINGS = (1, 2, 4, 8)  # what the count of input channels may be rounded up to
 

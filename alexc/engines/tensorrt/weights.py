@@ -1,7 +1,8 @@
 """A model's weights as a plan holds them: those that its layers multiply by, and random ones.
 
 The parser makes a factor and a summand of each channel of a batch norm's weights, in float32, and
-the plan has those alone. All others it has as the model gives them, in some order and type.
+the plan has those alone; TensorRT puts the bias of a convolution before it into the summand. All
+other weights a plan has as the model gives them, in some order and type.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import onnx
 
 _CHUNK = 1 << 22  # numbers that are drawn at a time
+
+# What a batch norm's scale and shift are made of, by the names of its fields.
+_OF_BATCH_NORM = ("running_mean", "running_var", "weight", "bias", "before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Weights:
         held = dict(values)
         for norm in self.batch_norms:
             held |= norm.tensors(values)
-            for name in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            for name in (getattr(norm, field) for field in _OF_BATCH_NORM):
                 if name is not None:
                     held.pop(name, None)
         return dict(sorted(held.items(), key=lambda item: -item[1].size))
@@ -68,7 +72,7 @@ def weights_of(model: Path) -> Weights:
     constants = {each.name: each for each in graph.initializer if not each.external_data}
     tensors = {each.name: _weight(each) for each in graph.initializer if each.external_data}
     norms = (node for node in graph.node if node.op_type == "BatchNormalization")
-    found = (_batch_norm(node, tensors, constants) for node in norms)
+    found = (_batch_norm(node, graph, tensors, constants) for node in norms)
     return Weights(tensors, tuple(norm for norm in found if norm is not None))
 
 
@@ -119,8 +123,8 @@ def _coming_to(
 ) -> dict[str, NDArray[np.float64]]:
     """Weights of which the scale and the shift are what was drawn as γ and β, or as what is there.
 
-    γ = scale · √(variance + eps) and β = shift + mean · scale; where there is no γ, the variance is
-    1 / scale² − eps, and where there is no β, the mean −shift / scale.
+    γ = scale · √(variance + eps) and β = shift + (mean − before) · scale; where there is no γ, the
+    variance is 1 / scale² − eps, and where there is no β, the mean before − shift / scale.
     """
     mean, variance = values[norm.running_mean], np.abs(values[norm.running_var])
     made = {norm.running_var: variance, norm.running_mean: mean}
@@ -130,10 +134,11 @@ def _coming_to(
     else:
         scale = values[norm.weight]
         made[norm.weight] = scale * np.sqrt(variance + norm.eps)
+    before = np.zeros_like(mean) if norm.before is None else values[norm.before]
     if norm.bias is None:
-        made[norm.running_mean] = -mean / scale
+        made[norm.running_mean] = before - mean / scale
     else:
-        made[norm.bias] = values[norm.bias] + mean * scale
+        made[norm.bias] = values[norm.bias] + (mean - before) * scale
     return made
 
 
@@ -143,13 +148,34 @@ def _weight(tensor: onnx.TensorProto) -> Weight:
 
 
 def _batch_norm(
-    node: onnx.NodeProto, tensors: dict[str, Weight], constants: dict[str, onnx.TensorProto]
+    node: onnx.NodeProto,
+    graph: onnx.GraphProto,
+    tensors: dict[str, Weight],
+    constants: dict[str, onnx.TensorProto],
 ) -> BatchNorm | None:
     """None if its weights are computed, as casts are: then the parser leaves them to layers."""
-    _, weight, bias, mean, variance = node.input
+    source, weight, bias, mean, variance = node.input
     if not {mean, variance} <= tensors.keys() or not {weight, bias} <= {*tensors, *constants}:
         return None
     (eps,) = (each.f for each in node.attribute if each.name == "epsilon")
     # A constant is the one that stands for γ, or the zero for β.
     of_weight, of_bias = (name if name in tensors else None for name in (weight, bias))
-    return BatchNorm(node.output[0], mean, variance, of_weight, of_bias, eps)
+    before = _bias_of(source, graph)
+    return BatchNorm(
+        node.output[0],
+        mean,
+        variance,
+        of_weight,
+        of_bias,
+        before if before in tensors else None,
+        eps,
+    )
+
+
+def _bias_of(tensor: str, graph: onnx.GraphProto) -> str | None:
+    """The bias of the convolution that gives this tensor, if nothing else reads it."""
+    readers = [node for node in graph.node if tensor in node.input]
+    if len(readers) > 1 or tensor in {output.name for output in graph.output}:
+        return None
+    inputs = [node.input for node in graph.node if node.op_type == "Conv" and tensor in node.output]
+    return inputs[0][2] if inputs and len(inputs[0]) > 2 else None
