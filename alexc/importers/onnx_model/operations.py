@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from alexc.importers.builder import Value
-from alexc.importers.onnx_model.model import NotConstantError
+from alexc.importers.onnx_model.evaluation import NotConstantError
 from alexc.importers.onnx_model.pooling import (
     adaptive_pool,
     all_sides,

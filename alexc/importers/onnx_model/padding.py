@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from alexc.importers.onnx_model.model import Model, Node, NotConstantError
+from alexc.importers.onnx_model.evaluation import NotConstantError
+from alexc.importers.onnx_model.model import Model
+from alexc.importers.onnx_model.node import Node
 
 
 def pad_amounts(model: Model, pad: Node) -> list[int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexc.importers.onnx_model.model import Model, Node, only
+from alexc.importers.onnx_model.model import Model, only
+from alexc.importers.onnx_model.node import Node
 from alexc.importers.onnx_model.response import Response, response
 
 

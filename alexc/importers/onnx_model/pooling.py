@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from alexc.importers.builder import Value
-from alexc.importers.onnx_model.model import Node, NotConstantError
+from alexc.importers.onnx_model.evaluation import NotConstantError
+from alexc.importers.onnx_model.node import Node
 from alexc.importers.onnx_model.padding import pad_amounts, pad_value
 from alexc.importers.onnx_model.step import Refused, Step, pair
 from alexc.importers.onnx_model.tensors import Array

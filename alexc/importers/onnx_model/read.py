@@ -15,7 +15,9 @@ from pathlib import Path
 from alexc.importers.builder import Builder, Value
 from alexc.importers.foreign import ForeignNet, Request
 from alexc.importers.naming import guess
-from alexc.importers.onnx_model.model import Model, Node, NotConstantError, read_model
+from alexc.importers.onnx_model.evaluation import NotConstantError
+from alexc.importers.onnx_model.model import Model, read_model
+from alexc.importers.onnx_model.node import Node
 from alexc.importers.onnx_model.operations import OPERATIONS
 from alexc.importers.onnx_model.plan import Planned, plan
 from alexc.importers.onnx_model.step import Refused, Step

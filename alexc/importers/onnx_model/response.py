@@ -23,7 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexc.importers.onnx_model.model import Model, Node, NotConstantError, only, subgraph
+from alexc.importers.onnx_model.evaluation import NotConstantError
+from alexc.importers.onnx_model.model import Model, only, subgraph
+from alexc.importers.onnx_model.node import Node
 from alexc.importers.onnx_model.padding import pad_amounts, pad_value
 from alexc.importers.onnx_model.tensors import Array
 from alexc.importers.proto import shortest

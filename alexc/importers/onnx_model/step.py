@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexc.importers.builder import Builder, Value
-from alexc.importers.onnx_model.model import Model, Node, NotConstantError
+from alexc.importers.onnx_model.evaluation import NotConstantError
+from alexc.importers.onnx_model.model import Model
+from alexc.importers.onnx_model.node import Node
 from alexc.importers.onnx_model.plan import Planned
 from alexc.importers.onnx_model.tensors import Array
 from alexc.ops.base import Shape, format_shape
