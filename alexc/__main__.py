@@ -6,6 +6,7 @@ while that is being imported.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -25,7 +26,8 @@ def main() -> None:
         from alexc.cli.main import main as run
 
         try:
-            run()
+            # What is imported stays, and in the end looking through it for garbage takes 25 ms.
+            run(ready=gc.freeze)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
