@@ -21,7 +21,7 @@ from alexc_runtime import (
     BatchError,
     EngineError,
     EngineUnavailableError,
-    session,
+    opening,
 )
 from alexc_runtime.engines import cuda, tensorrt
 from alexc_runtime.engines.base import Engine, import_obstacle
@@ -271,7 +271,7 @@ class _Broken(Engine):
 def test_an_engine_that_fails_to_load_is_passed_over_with_a_warning(
     built: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(session.ENGINES, "tensorrt_rtx", _Broken)
+    monkeypatch.setitem(opening.ENGINES, "tensorrt_rtx", _Broken)
     with (
         caplog.at_level(logging.WARNING, "alexc_runtime"),
         alexc_runtime.open(built, threads=1) as opened,

@@ -16,7 +16,7 @@ import pytest
 import alexc_runtime
 from alexc.plan import bench, ours
 from alexc.plan.contestant import Subject
-from alexc_runtime import BundleError, EngineError, EngineUnavailableError, session
+from alexc_runtime import BundleError, EngineError, EngineUnavailableError, opening
 from alexc_runtime.engines import cuda
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
@@ -165,7 +165,7 @@ class Spy(OnnxRuntime):
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setitem(session.ENGINES, "onnxruntime", Spy)
+    monkeypatch.setitem(opening.ENGINES, "onnxruntime", Spy)
     Spy.loaded, Spy.ran = [], []
     make(tmp_path / "bundle", plan=PLAN)
     return tmp_path / "bundle"
@@ -203,7 +203,7 @@ def test_what_is_asked_for_wins_over_the_plan(spied: Path) -> None:
 
 
 def test_another_machine_says_so(spied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "this_machine", lambda: replace(PLAN.machine, cpu="another"))
+    monkeypatch.setattr(opening, "this_machine", lambda: replace(PLAN.machine, cpu="another"))
     with alexc_runtime.open(spied) as opened:
         assert f"(another, not {PLAN.machine.cpu}): `alexc build` measures anew" in opened.why
 
@@ -213,7 +213,7 @@ def test_an_engine_that_is_not_here_gives_way_to_the_next_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = classmethod(lambda _: "the package openvino is not installed")
-    monkeypatch.setattr(session.ENGINES["openvino"], "obstacle", gone)
+    monkeypatch.setattr(opening.ENGINES["openvino"], "obstacle", gone)
     make(tmp_path / "other", plan=replace(PLAN, choices=(Choice(1, None, OTHER),)))
     with alexc_runtime.open(tmp_path / "other") as opened:
         assert opened.engine == "onnxruntime"
@@ -316,7 +316,7 @@ def test_a_plan_opens_with_the_way_of_the_smallest_batch_that_is_taken(
     class OfThree(Spy):
         batch_limits = (3, None)
 
-    monkeypatch.setitem(session.ENGINES, "onnxruntime", OfThree)
+    monkeypatch.setitem(opening.ENGINES, "onnxruntime", OfThree)
     Spy.loaded = []
     plan = replace(
         PLAN, choices=(Choice(1, None, LARGE),), candidates=(candidate(OTHER, (1.0, 1.0)),)

@@ -32,7 +32,7 @@ from alexc.verify.inputs import KINDS, batch, kinds_for
 from alexc.verify.page import page
 from alexc.weights import store
 from alexc_runtime.manifest import BatchRange
-from alexc_runtime.session import ENGINES
+from alexc_runtime.opening import ENGINES
 from tests.broken_backends import (
     Crashing,
     Exact,

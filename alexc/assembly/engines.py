@@ -11,7 +11,7 @@ from alexc.engines.forms import FILES
 from alexc.engines.record import BUILT, VERIFIED, EngineRecord
 from alexc.verify.report import Report
 from alexc_runtime.manifest import MODEL
-from alexc_runtime.session import ENGINES as RUNNERS
+from alexc_runtime.opening import ENGINES as RUNNERS
 
 
 def of_plans(plans: Sequence[EngineRecord], report: Report) -> list[EngineRecord]:

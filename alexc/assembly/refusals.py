@@ -12,7 +12,7 @@ from alexc.frontend import Net
 from alexc.model import preprocess_of
 from alexc_runtime.errors import BundleError
 from alexc_runtime.manifest import read as read_manifest
-from alexc_runtime.session import ENGINES as RUNNERS
+from alexc_runtime.opening import ENGINES as RUNNERS
 
 
 def check(net: Net, options: Options) -> None:

@@ -29,7 +29,7 @@ from alexc.plan.result import result, rounded
 from alexc.plan.serving import ServingPace, serve
 from alexc.plan.serving_load import DISTINCT_IMAGES
 from alexc_runtime.manifest import WEIGHTS, Manifest, open_bundle
-from alexc_runtime.session import ENGINES
+from alexc_runtime.opening import ENGINES
 
 Progress = Callable[[str], None]
 

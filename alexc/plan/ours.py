@@ -21,7 +21,8 @@ from alexc_runtime.engines.onnxruntime import OnnxRuntime, session_options
 from alexc_runtime.engines.openvino import OpenVino, compile_settings
 from alexc_runtime.errors import EngineUnavailableError
 from alexc_runtime.manifest import MODEL, EngineRecord, Manifest, Preprocess, open_bundle
-from alexc_runtime.session import ENGINES, Session
+from alexc_runtime.opening import ENGINES
+from alexc_runtime.session import Session
 
 
 def contestants(folder: Path, manifest: Manifest) -> list[Contestant]:

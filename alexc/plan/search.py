@@ -40,8 +40,8 @@ from alexc.plan.trials import Trials
 from alexc.plan.variant import Variant, combined, narrower, threaded
 from alexc_runtime.manifest import ENGINES as PLANS
 from alexc_runtime.manifest import WEIGHTS, EngineRecord
+from alexc_runtime.opening import ENGINES
 from alexc_runtime.planned import Plan, this_machine
-from alexc_runtime.session import ENGINES
 
 Weights = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[str], None]

@@ -27,7 +27,7 @@ from alexc.plan.timing import Times
 from alexc.plan.workshop import Workshop
 from alexc.verify.report import Report
 from alexc_runtime.manifest import WEIGHTS
-from alexc_runtime.session import ENGINES
+from alexc_runtime.opening import ENGINES
 
 Weights = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[str], None]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from alexc.calibrate.narrow import QUANTIZED
 from alexc_runtime.manifest import MODEL
+from alexc_runtime.opening import ENGINES
 from alexc_runtime.planned import way_label
-from alexc_runtime.session import ENGINES
 
 # What each engine computes in natively, fp32 first. An engine that is not named has fp32.
 PRECISIONS: dict[str, tuple[str, ...]] = {

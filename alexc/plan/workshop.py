@@ -40,8 +40,8 @@ from alexc_runtime.manifest import (
     EngineRecord,
     render,
 )
+from alexc_runtime.opening import ENGINES as RUNNERS
 from alexc_runtime.preprocess import normalised
-from alexc_runtime.session import ENGINES as RUNNERS
 
 Weights = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[str], None]

@@ -56,7 +56,7 @@ def score_bundle(
 ) -> dict[str, Scores]:
     """The accuracy on each engine asked for: by name, `all` that can run here, or the best."""
     import alexc_runtime
-    from alexc_runtime.session import ENGINES
+    from alexc_runtime.opening import ENGINES
 
     bundle, net = read_bundle(folder)
     data, pixels = _data_of(net, uri, split, getattr(torch, bundle.manifest.input.dtype))

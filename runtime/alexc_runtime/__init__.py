@@ -40,8 +40,9 @@ from alexc_runtime.errors import (
     RuntimeFaultError,
 )
 from alexc_runtime.manifest import Bundle, Manifest, Preprocess, open_bundle
+from alexc_runtime.opening import ENGINES, open
 from alexc_runtime.preprocess import load_photo, load_photos
-from alexc_runtime.session import ENGINES, Session, open
+from alexc_runtime.session import Session
 
 __all__ = [
     "ENGINES",
