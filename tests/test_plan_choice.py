@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.plan.budget import Budget, Error, nearest, parse_budget
-from alexc.plan.choice import Tried, choose, leaders, ranges, sizes, verdict
+from alexc.plan.choice import Tried, choose, first, leaders, racing, ranges, sizes, verdict
 from alexc.plan.outcome import nothing_passes, plan_of
 from alexc.plan.timing import Times
-from alexc.plan.variant import PRECISIONS, Variant, combined, narrower
+from alexc.plan.variant import PRECISIONS, Variant, combined, narrower, threaded
 from alexc_runtime.manifest import BatchRange
 
 EXACT = Error(1e-7, True)
@@ -181,6 +182,57 @@ def test_a_short_race_leaves_those_that_are_not_clearly_slower() -> None:
     assert leaders([slow, best, close], (1,), 1) == [best]
 
 
+def noisy(engine: str, *factors: float, batch: int = 1) -> Tried:
+    """One that took so many times 10 ms in each round of a short race."""
+    found = Tried(Variant(engine))
+    found.short = {batch: Times(tuple((10.0 * factor,) for factor in factors))}
+    return found
+
+
+def test_contestants_are_ranked_round_by_round() -> None:
+    """A machine that is busy for some rounds is busy for all; medians of all runs would mislead."""
+    quick = noisy("openvino", 1.0, 1.0, 1.0, 3.0, 3.0, 3.0)
+    slow = noisy("onnxruntime", 1.2, 1.2, 1.2, 3.6, 3.6, 3.6)
+    # At its best where the others were held up, so that its median run is the shortest.
+    erratic = noisy("tensorrt", 1.4, 1.5, 1.6, 1.6, 4.0, 4.2)
+    assert erratic.short[1].p50 < quick.short[1].p50
+    assert racing([erratic, slow, quick], 1) == [quick, slow, erratic]
+    dead = noisy("openvino", 0.5)
+    dead.fault = "failed: it died"
+    assert racing([dead, slow], 1) == [slow]
+    assert racing([slow], 8) == []
+
+
+def test_who_is_within_the_noise_of_the_cut_stays() -> None:
+    best = noisy("onnxruntime", 1.00, 1.01, 0.99, 1.00, 1.02, 1.00)
+    second = noisy("openvino", 1.10, 1.12, 1.09, 1.11, 1.10, 1.10)
+    level = noisy("tensorrt", 1.11, 1.10, 1.12, 1.12, 1.12, 1.12)  # faster in one round
+    behind = noisy("tensorrt_rtx", 1.13, 1.13, 1.13, 1.13, 1.13, 1.13)
+    ranked = racing([behind, level, second, best], 1)
+    assert ranked == [best, second, level, behind]
+    assert first(ranked, 1, 1) == [best]
+    assert first(ranked, 1, 2) == [best, second, level]
+    assert first(ranked, 1, 9) == ranked
+    assert first([], 1, 2) == []
+    # No more of them than two, the fastest, however many there are.
+    alike = [noisy("openvino", *[1.0 + 0.001 * i] * 5, 1.0) for i in range(7)]
+    assert first(racing(alike, 1), 1, 3) == alike[:5]
+    # Of too few rounds nothing can be told.
+    once = [noisy("openvino", 1.0), noisy("onnxruntime", 2.0)]
+    assert first(once, 1, 1) == once
+
+
+def test_the_best_is_not_dropped_for_a_few_bad_rounds() -> None:
+    """What a quiet machine would show to be faster by 5 % stands beside one that comes first."""
+    plain = noisy("onnxruntime", 1.00, 1.01, 1.00, 0.99, 1.00, 1.01)
+    faster = noisy("openvino", 0.95, 1.08, 0.96, 1.02, 1.04, 1.03)
+    assert leaders([plain, faster], (1,), 2) == [plain, faster]
+    # One that was in no round faster by more than a tie gives away is left out.
+    same = noisy("openvino", 1.00, 1.01, 0.99, 0.99, 1.01, 1.01)
+    assert leaders([plain, same], (1,), 2) == [plain]
+    assert same.dropped == "in a short race 1.00 × the time of onnxruntime fp32 at batch 1"
+
+
 # ---- words ---------------------------------------------------------------------------------------
 
 
@@ -280,6 +332,13 @@ def test_narrower_precisions_are_those_of_the_engine() -> None:
     assert Variant("onnxruntime", "u8s8", ("banded",)) in found
     assert len(found) == len(set(found))
     assert narrower([Variant("unheard-of")], True, PRECISIONS) == []
+
+
+def test_other_numbers_of_threads() -> None:
+    best = [Variant("openvino", "bf16"), Variant("onnxruntime_cuda"), Variant("openvino", "bf16")]
+    assert threaded(best, 8) == [Variant("openvino", "bf16", threads=count) for count in (1, 4, 8)]
+    assert threaded(best[:1], 2) == [replace(best[0], threads=count) for count in (1, 2)]
+    assert threaded(best, 1) == []
 
 
 def test_winners_of_different_kinds_are_combined() -> None:

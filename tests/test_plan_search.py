@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
 
 import alexc_runtime
+from alexc.assembly.options import Options
+from alexc.build import build
 from alexc.calibrate import calibration as calibrations
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.engines.options import PlanOptions
@@ -20,8 +25,9 @@ from alexc.plan import search as searching
 from alexc.plan import trials
 from alexc.plan.budget import parse_budget
 from alexc.plan.choice import Tried
-from alexc.plan.contestant import Contestant
+from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import Pace, Result, race
+from alexc.plan.ours import opened_as_planned
 from alexc.plan.outcome import nothing_passes
 from alexc.plan.photographs import MOST_IMAGES, Labelled, photographs
 from alexc.plan.request import Material, Request, check
@@ -31,6 +37,7 @@ from alexc.plan.trials import Trials
 from alexc.plan.variant import Variant
 from alexc.plan.workshop import Workshop
 from alexc.train.score import labelled
+from alexc.verify.inputs import structured
 from alexc.verify.reference import evaluate
 from alexc.weights.init import draw
 from alexc_runtime.manifest import MANIFEST, BatchRange, EngineRecord, read, render
@@ -102,20 +109,25 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, behaviour: dict[Variant, dict[str,
         each.rejection = behaviour[each.variant].get("rejection")
         each.verified = each.rejection is None
 
-    def timed(contestants: Any, *words: Any) -> list[Result]:
-        """A race of which the times are those that were told."""
-        results = race(contestants, *words)
-        for result in results:
-            ms = result.contestant.settings.get("ms", 1.0)
-            result.times = {batch: Times(((ms,),) * 6) for batch in result.times}
-        return results
-
-    monkeypatch.setattr(trials, "race", timed)
+    set_times(monkeypatch, lambda contestant: contestant.settings.get("ms", 1.0))
     monkeypatch.setattr(Workshop, "contestant", contestant)
     monkeypatch.setattr(Trials, "cross_check", cross_check)
     for engine in ("onnxruntime", "openvino"):
         kind = alexc_runtime.ENGINES[engine]
         monkeypatch.setattr(kind, "obstacle", classmethod(lambda _: None))
+
+
+def set_times(monkeypatch: pytest.MonkeyPatch, ms: Callable[[Contestant], float]) -> None:
+    """Let the times of a race be those that are told."""
+
+    def timed(contestants: Any, *words: Any) -> list[Result]:
+        results = race(contestants, *words)
+        for result in results:
+            taken = Times(((ms(result.contestant),),) * 6)
+            result.times = dict.fromkeys(result.times, taken)
+        return results
+
+    monkeypatch.setattr(trials, "race", timed)
 
 
 PLAIN = Variant("onnxruntime")
@@ -357,7 +369,7 @@ def test_a_build_that_searches(
     """On one engine, from the command line to a session; a second build does nothing."""
     pytest.importorskip("onnxruntime")
     from alexc.assembly import inputs, plans
-    from alexc.assembly.options import Auto, Options
+    from alexc.assembly.options import Auto
 
     monkeypatch.setattr(searching, "ENGINES", {"onnxruntime": alexc_runtime.ENGINES["onnxruntime"]})
     monkeypatch.setattr(plans, "PLAN_ENGINES", ())
@@ -395,10 +407,64 @@ def test_a_build_that_searches(
     assert inputs.key_of(net, options) != here
 
 
+def test_a_build_that_searches_for_a_model_that_takes_pixels(
+    tmp_path: Path, alexc: Alexc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors and ranges are those of photographs as pixels, and the planned session takes them."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(searching, "ENGINES", {"onnxruntime": alexc_runtime.ENGINES["onnxruntime"]})
+    monkeypatch.setattr("alexc.assembly.plans.PLAN_ENGINES", ())
+    # Faster by more than a tie, and by less than what is clear in a short race.
+    set_times(monkeypatch, lambda each: 1.0 if each.precision == "u8s8" else 1.025)
+    says = "preprocess: {scale: 0.02, mean: [2, 3, 2.5], std: [1, 0.8, 1.25], channels: bgr}\n"
+    spec = SPEC.replace("  bn1: batch_norm\n", "") + says
+    (tmp_path / "small.yaml").write_text(spec, encoding="utf-8")
+    generator = np.random.default_rng(8)
+    (tmp_path / "photos").mkdir()
+    for index in range(48):
+        picture = np.clip(128 + 60 * structured((3, 9, 8), generator), 0, 255)
+        pixels = picture.astype(np.uint8).transpose(1, 2, 0)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index:02}.png")
+    ran = alexc(
+        *("build", tmp_path / "small.yaml", "--out", tmp_path / "uint8", "--input", "uint8"),
+        *("--calibrate", tmp_path / "photos", "--target", "auto", "--budget", "0.2,top1:10%"),
+        *("--batch", "1,1,2", "--json"),
+    )
+    assert ran.status == 0, ran.err
+    plan = ran.json["plan"]
+    assert (plan["images"], plan["photographs"]) == (16, True)
+    ways = {way["precision"]: way for way in plan["candidates"]}
+    assert all(way["usable"] for way in ways.values())
+    assert {precision: way["exact"] for precision, way in ways.items()} == {
+        "fp32": True,
+        "u8s8": False,
+    }
+    assert ways["fp32"]["rel_l2"] < 1e-6 < ways["u8s8"]["rel_l2"] < 0.05
+    for way in ways.values():
+        model = onnx.load(str(tmp_path / "uint8" / way["path"]), load_external_data=False)
+        assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    build(load_net(tmp_path / "small.yaml"), Options(tmp_path / "float32"), lambda _: None)
+    photos = sorted((tmp_path / "photos").iterdir())[:3]
+    outputs, batches = {}, {}
+    for takes in ("uint8", "float32"):
+        with alexc_runtime.open(tmp_path / takes) as session:
+            assert session.manifest.preprocess is not None
+            batches[takes] = alexc_runtime.load_photos(photos, session.manifest.preprocess)
+            outputs[takes] = session.run(batches[takes])["fc"]
+    assert batches["uint8"].dtype == np.uint8
+    largest = float(np.abs(outputs["float32"]).max())
+    np.testing.assert_allclose(outputs["uint8"], outputs["float32"], rtol=0, atol=0.1 * largest)
+    # A benchmark gives the planned session pixels, too.
+    folder = str(tmp_path / "uint8")
+    served = opened_as_planned(
+        Subject(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path), {"folder": folder}
+    )
+    np.testing.assert_array_equal(served.taken(batches["float32"]), batches["uint8"])
+    np.testing.assert_array_equal(served.taken(batches["uint8"]), batches["uint8"])
+
+
 def test_images_with_labels_for_a_search(tmp_path: Path) -> None:
     """Those of a data set, as the net takes them, with an accuracy that is `alexc eval`'s."""
-    from PIL import Image
-
     for label in ("n1", "n2"):
         folder = tmp_path / "data" / "val" / label
         folder.mkdir(parents=True)
@@ -410,6 +476,9 @@ def test_images_with_labels_for_a_search(tmp_path: Path) -> None:
     net = load_net(tmp_path / "small.yaml")
     given = labelled(net, f"folder:{tmp_path / 'data'}", "test")
     assert given.some(4).shape == (4, 3, 9, 8)
+    pixels = labelled(net, f"folder:{tmp_path / 'data'}", "test", "uint8").some(4)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(given.some(4), pixels * 0.01, rtol=1e-6)
 
     def first_class(images: Any) -> Any:
         return np.tile(np.array([1, 0, 0, 0, 0, 0, 0.5], np.float32), (len(images), 1))
