@@ -117,13 +117,18 @@ def told(rtx: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return said
 
 
-def test_the_builder_is_told_every_option(told: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stripped", [True, False])
+def test_the_builder_is_told_every_option(
+    told: dict[str, Any], tmp_path: Path, stripped: bool
+) -> None:
     profiles = (BatchRange(1, 1, 1), BatchRange(2, 8, 16))
-    options = PlanOptions(profiles, (), 4, 2**28, any_version=True, any_gpu=True, stripped=True)
+    options = PlanOptions(
+        profiles, (), 4, 2**28, any_version=not stripped, any_gpu=True, stripped=stripped
+    )
     model = written(net(), tmp_path / "net", 1)
     plan = tensorrt.build_plan(model, tmp_path / "p.plan", flavour="tensorrt", options=options)
-    for flag in ("VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT"):
-        assert told[flag]
+    flags = {"VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT"} & told.keys()
+    assert flags == ({"STRIP_PLAN", "REFIT"} if stripped else {"VERSION_COMPATIBLE"})
     assert told["hardware_compatibility_level"].name == "AMPERE_PLUS"
     assert told["builder_optimization_level"] == 4
     assert told["WORKSPACE"] == 2**28
@@ -131,7 +136,7 @@ def test_the_builder_is_told_every_option(told: dict[str, Any], tmp_path: Path) 
     built = plan.record.built
     assert built is not None
     assert (built.targets, built.profiles) == ((), profiles)
-    assert (built.stripped, built.any_version, built.any_gpu) == (True, True, True)
+    assert (built.stripped, built.any_version, built.any_gpu) == (stripped, not stripped, True)
     assert (tmp_path / "p.plan").read_bytes() == b"a plan"
 
 
@@ -191,6 +196,15 @@ def test_what_rtx_has_not_is_a_usage_error(
     with pytest.raises(UsageError, match=words) as caught:
         tensorrt.build_plan(tmp_path / "none.onnx", tmp_path / "p.plan", options=options)
     assert caught.value.diagnostics[0].code == "engine/option"
+
+
+@pytest.mark.usefixtures("told")
+def test_a_plan_for_later_versions_is_not_stripped(tmp_path: Path) -> None:
+    options = PlanOptions(any_version=True, stripped=True)
+    with pytest.raises(UsageError, match="leave --version-compatible or --strip-weights out"):
+        tensorrt.build_plan(
+            tmp_path / "none.onnx", tmp_path / "p.plan", flavour="tensorrt", options=options
+        )
 
 
 @pytest.mark.usefixtures("rtx")

@@ -120,13 +120,24 @@ def _check_options(flavour: Flavour, precision: str, options: PlanOptions) -> No
             "them elsewhere, libnvinfer_lean, is not in it",
             help="leave --version-compatible out, or build with tensorrt on a GPU",
         )
+    if options.stripped and options.any_version:
+        # It can neither refit nor serialize engines: NVIDIA's technical blog on TensorRT's hardware
+        # and version compatibility has its limits.
+        raise usage_fault(
+            "engine/option",
+            "a plan for later versions of the library brings its lean runtime, which puts no "
+            "weights into a stripped plan",
+            help="leave --version-compatible or --strip-weights out",
+        )
     if options.stripped and precision in _NOT_STRIPPED:
         raise AlexcError(
             Diagnostic(
                 "engine/strip",
                 f"a plan in {precision} can't be stripped: its grids are made of the weights and "
-                "stand in the model, so that other weights take another plan",
-                help="leave --strip-weights out, or build in fp32, tf32, fp16 or bf16",
+                "of what these make of photographs, and stand in the model, so that other weights "
+                "take another plan",
+                help="calibrate and build again for other weights, without --strip-weights; "
+                "or build in fp32, tf32, fp16 or bf16",
             )
         )
 
