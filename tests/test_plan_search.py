@@ -40,7 +40,7 @@ from alexc.train.score import labelled
 from alexc.verify.inputs import structured
 from alexc.verify.reference import evaluate
 from alexc.weights.init import draw
-from alexc_runtime.manifest import MANIFEST, BatchRange, EngineRecord, read, render
+from alexc_runtime.manifest import BatchRange, EngineRecord
 from alexc_runtime.planned import this_machine
 from tests.command_line import Alexc, alexc
 
@@ -388,17 +388,6 @@ def test_a_build_that_searches(
     with alexc_runtime.open(tmp_path / "out", "onnxruntime") as session:
         np.testing.assert_allclose(session.run(images)["fc"], planned, rtol=1e-4, atol=1e-5)
     assert alexc(*place, *words).json["up_to_date"] is True
-    # A verification of the bundle says of which models of the plan it is none.
-    manifest = read(tmp_path / "out")
-    assert manifest.plan is not None
-    other = replace(manifest.plan.candidates[0], forms=("folded",), path="model-folded.onnx")
-    wider = replace(manifest.plan, candidates=(*manifest.plan.candidates, other))
-    (tmp_path / "out" / MANIFEST).write_bytes(render(replace(manifest, plan=wider)))
-    checked = alexc("verify", tmp_path / "out", "--backend", "onnxruntime", "--batch", 1, "--json")
-    assert checked.status == 0, checked.err
-    assert checked.json["notes"] == [
-        "verified when they were searched for, and not again here: model-folded.onnx"
-    ]
     # On another machine it is measured again.
     options = Options(tmp_path / "out", auto=Auto(parse_budget("exact")))
     net = load_net(tmp_path / "small.yaml")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from alexc.graph.graph import Graph
+    from alexc.plan.proof import Shipped
     from alexc.verify.report import Report, Row
     from alexc_runtime.manifest import BatchRange, EngineRecord, Preprocess
 
@@ -29,8 +31,9 @@ class _Target:
     """What the command line names: a net, its weights by whole name, and its model.onnx.
 
     `written` is the graph that the model was written from, `plans` those that were built of it, and
-    `batches` the sizes of batch that it serves. `searched` are the other files of a bundle that a
-    search for the fastest has verified, each a model of its own.
+    `batches` the sizes of batch that it serves; `precision` is what its engines are told.
+    `searched` are the models of a bundle that only a search for the fastest has made, and
+    `left_out` says of which others the build alone speaks.
     """
 
     name: str
@@ -41,7 +44,9 @@ class _Target:
     preprocess: Preprocess | None
     batches: BatchRange
     plans: tuple[EngineRecord, ...] = ()
-    searched: tuple[str, ...] = ()
+    precision: str = "fp32"
+    searched: tuple[Shipped, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def verify(
@@ -100,9 +105,9 @@ def verify(
 ) -> None:
     """Cross-check on this machine: every layer of every backend against the reference.
 
-    Outputs are those of the very bytes in the bundle, in every size of batch that it serves; of
-    models that only a search has made, the build alone speaks. Of a spec it is what a build in fp32
-    would make. Exit status 1 if a backend diverges, or none could run.
+    Outputs are those of the very bytes in the bundle, in every size of batch that it serves; of all
+    models, those too that only a search has made. Of a spec it is what a build in fp32 would make.
+    Exit status 1 if a backend diverges, or none could run.
     """
     from alexc.assembly.inputs import digest_of
     from alexc.verify.backends import BACKENDS
@@ -115,7 +120,10 @@ def verify(
                 f"{name} was asked for, and the package {package} is not installed",
                 help=f"pip install {package}",
             )
+    if html is not None:
+        _check_page(html)
     report: Report
+    tabled = None
     if onnx is not None:
         if against is not None:
             raise usage_fault("verify/against", "--against is of alexc's own models, not of --onnx")
@@ -138,32 +146,38 @@ def verify(
             inputs = _photographs(images, checked.preprocess) if images else None
             unfinished = "not all was compared, and there is no verdict"
             with interruptible(unfinished), steps(enabled=not json) as progress:
-                report = cross_check(
+                check = partial(
+                    cross_check,
+                    inputs=inputs,
+                    photographs=[digest_of(file) for file in images or ()],
+                    batches=checked.batches,
+                    seed=seed,
+                    batch=batch,
+                    progress=progress,
+                )
+                report = check(
                     checked.graph,
                     checked.weights,
                     checked.model,
                     written=checked.written,
                     plans=checked.plans,
-                    inputs=inputs,
-                    photographs=[digest_of(file) for file in images or ()],
-                    batches=checked.batches,
-                    seed=seed,
+                    precision=checked.precision,
                     backends=backend,
                     against=against,
-                    batch=batch,
-                    progress=progress,
                 )
+                tabled = {result.backend for result in report.backends}
+                if checked.searched and against is None:
+                    from alexc.plan.proof import with_shipped
+
+                    report = with_shipped(report, checked.searched, check, backend)
         name = checked.name
-        if checked.searched:
-            files = ", ".join(checked.searched)
-            note = f"verified when they were searched for, and not again here: {files}"
-            report = replace(report, notes=(*report.notes, note))
+        report = replace(report, notes=(*report.notes, *checked.left_out))
     if html is not None:
         _write_page(report, html, name)
     if json:
         print_json(report.to_json())
     else:
-        _print(report)
+        _print(report, tabled)
     raise typer.Exit(0 if report.passed else 1)
 
 
@@ -175,8 +189,10 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
     from alexc.frontend import load_net
     from alexc.model import graph_of, preprocess_of, weights_for, write_model
     from alexc.passes.inference import inference
+    from alexc.plan.proof import shipped
     from alexc.weights import store
     from alexc_runtime.manifest import MODEL, WEIGHTS
+    from alexc_runtime.opening import ENGINES
 
     if path.is_file():
         net = load_net(path)
@@ -203,12 +219,22 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         and record.precision in precisions
         and record.path not in formed
     )
-    verified = {MODEL, *(record.path for record in plans)}
-    ways = dict.fromkeys(way.path for way in found if way.path is not None)
-    searched = tuple(path for path in ways if path not in verified)
-    model = bundle.path(MODEL)
-    batches, preprocess = manifest.input.batch, manifest.preprocess
-    return _Target(manifest.name, graph, own, model, written, preprocess, batches, plans, searched)
+    done = {record.path for record in plans if record.path is not None}
+    searched, left_out = shipped(bundle, net, own, done)
+    told = (r.precision for r in manifest.engines if r.path == MODEL and ENGINES[r.engine].on_gpu)
+    return _Target(
+        manifest.name,
+        graph,
+        own,
+        bundle.path(MODEL),
+        written,
+        manifest.preprocess,
+        manifest.input.batch,
+        plans,
+        next(told, manifest.precision),
+        tuple(searched),
+        tuple(left_out),
+    )
 
 
 def _photographs(files: list[Path], preprocess: Preprocess | None) -> NDArray[np.float32]:
@@ -224,26 +250,39 @@ def _photographs(files: list[Path], preprocess: Preprocess | None) -> NDArray[np
         return np.asarray(load_photos(files, preprocess), np.float32)
 
 
+def _check_page(path: Path) -> None:
+    """Refuse a place where no page can be written, before anything is computed."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise usage_fault("verify/html", f"{path} is no .html file", help="--html report.html")
+    from alexc.files import check_writable
+
+    check_writable(path)
+
+
 def _write_page(report: Report, path: Path, name: str) -> None:
-    """Write the page, whole or not at all; it replaces pages only."""
+    """Write the page, whole or not at all."""
     from alexc.files import whole_file
     from alexc.verify.page import page
 
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise usage_fault("verify/html", f"{path} is no .html file", help="--html report.html")
     with whole_file(path) as file:
         file.write(page(report, name).encode())
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, tabled: Collection[str] | None) -> None:
+    """Print it all; in the table only the backends `tabled`, if that is said, and what diverges."""
     from alexc.cli.tables import show
 
+    failed = {result.backend for result in report.backends if result.passed is False}
+    rows = report.rows
+    if tabled is not None:
+        rows = [row for row in rows if row.backend in tabled or row.backend in failed]
     out = console()
-    show(out, _table(report))
+    show(out, _table(rows))
     out.print("largest error of each layer, and its share of what is tolerated there")
+    widest = max(16, *(len(result.backend) for result in report.backends))
     for result in report.backends:
         verdict = {True: "verified: ", False: "DIVERGES: ", None: ""}[result.passed]
-        out.print(f"{result.backend:<16} {verdict}{result.status}")
+        out.print(f"{result.backend:<{widest}} {verdict}{result.status}")
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
     if report.inputs is not None:
@@ -253,7 +292,7 @@ def _print(report: Report) -> None:
     out.print("passed" if report.passed else "FAILED")
 
 
-def _table(report: Report) -> Table:
+def _table(given: Sequence[Row]) -> Table:
     """A line a layer: for each backend its largest error, as a share of what is tolerated there.
 
     Readers of shapes have no errors to show, unless they disagree.
@@ -262,7 +301,7 @@ def _table(report: Report) -> Table:
 
     from alexc.cli.tables import table
 
-    rows = [row for row in report.rows if row.check != "shapes" or not row.passed]
+    rows = [row for row in given if row.check != "shapes" or not row.passed]
     backends = list(dict.fromkeys(row.backend for row in rows))
     layers = table("layer", *backends, figures=backends)
     worst: dict[tuple[str, str], Row] = {}

@@ -130,7 +130,8 @@ class _Course:
         )
         files: dict[str, None] = {}
         for each in kept:
-            own = (each.variant.path, *self._workshop.make(each.variant).files[1:])
+            # The model of an engine's plan as well: by it the plan can be verified again.
+            own = (each.variant.path, *self._workshop.make(each.variant).files)
             files |= dict.fromkeys(name for name in own if name != WEIGHTS)
         return Found(plan, tuple(records), tuple(files))
 

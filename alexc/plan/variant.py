@@ -40,6 +40,11 @@ class Variant:
         return f"model-{'-'.join(parts)}.onnx" if parts else MODEL
 
     @property
+    def ranges(self) -> str:
+        """The name of the file with its model's ranges, where that is in eight bits."""
+        return self.model.replace("model", "calibration", 1).removesuffix(".onnx") + ".json"
+
+    @property
     def path(self) -> str:
         """The file in the bundle that the engine loads."""
         if not ENGINES[self.engine].needs_plan:

@@ -158,6 +158,10 @@ class Workshop:
             for file in files[1:]:
                 extents |= store.extents(self.folder / file)
             model.write_bytes(serialize(to_onnx(result, extents)))
+        if calibration is not None:
+            files = (*files, variant.ranges)
+            if not (self.folder / variant.ranges).exists():
+                calibration.write(self.folder / variant.ranges)
         return Made(graph, result, weights, model, (variant.model, *files), calibration, samples)
 
     def _in_form(self, forms: tuple[str, ...]) -> tuple[Graph, Weights, tuple[str, ...]]:

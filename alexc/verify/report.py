@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +166,13 @@ class Inputs:
         return f"{what}; outputs in batches of {', '.join(map(str, self.batches))}"
 
 
+_OfBackend = TypeVar("_OfBackend", Row, BackendResult, Accuracy)
+
+
+def _called(found: _OfBackend, labels: Mapping[str, str]) -> _OfBackend:
+    return replace(found, backend=labels[found.backend])
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything that a verification found. `passed` only if something ran and all of it passed."""
@@ -178,6 +185,24 @@ class Report:
     accuracy: Sequence[Accuracy] = field(default=())
     notes: Sequence[str] = field(default=())
     inputs: Inputs | None = None
+
+    def joined(self, other: Report, labels: Mapping[str, str]) -> Report:
+        """This report with what was found of another model, its backends called by their labels.
+
+        What could not run of the other is no fault.
+        """
+        first = other.first_divergence
+        if first is not None:
+            first = replace(first, backend=labels[first.backend])
+        return replace(
+            self,
+            passed=self.passed and all(result.passed is not False for result in other.backends),
+            backends=[*self.backends, *(_called(each, labels) for each in other.backends)],
+            rows=[*self.rows, *(_called(row, labels) for row in other.rows)],
+            first_divergence=self.first_divergence or first,
+            accuracy=[*self.accuracy, *(_called(each, labels) for each in other.accuracy)],
+            notes=list(dict.fromkeys((*self.notes, *other.notes))),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `alexc verify --json` prints and `verify.json` holds."""
