@@ -365,6 +365,17 @@ def test_outputs_on_the_gpu_are_the_callers_own(built: Path, machine: Machine) -
     assert repr(scores) == "<alexc_runtime.DeviceArray float32 (3, 5) on GPU 0>"
 
 
+def test_an_output_on_the_gpu_is_copied_where_that_is_asked_for(
+    built: Path, machine: Machine
+) -> None:
+    with machine.open(built) as opened:
+        outputs = opened.run(ByDlpack(machine.gpu, images(3)))
+        with pytest.raises(TypeError, match=r"its numpy\(\) copies it"):
+            np.asarray(outputs["scores"])
+        found = alexc_runtime.top(outputs, opened.manifest, k=2)
+        assert found == alexc_runtime.top(expected(images(3)), opened.manifest, k=2)
+
+
 def test_who_takes_an_output_gets_it_in_order(built: Path, machine: Machine) -> None:
     gpu = machine.gpu
     with machine.open(built) as opened:

@@ -7,6 +7,7 @@ what the engine uses must be there, and the doubles offer nothing else.
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
 import re
@@ -747,6 +748,17 @@ def _check_names(fake: ModuleType, real: Any) -> None:
         if isinstance(vars(fake)[name], type):
             for member in _names(vars(fake)[name]):
                 assert hasattr(getattr(real, name), member), f"{name}.{member}"
+                own = getattr(vars(fake)[name], member)
+                if inspect.isfunction(own):
+                    counts = _counts(getattr(getattr(real, name), member))
+                    assert len(inspect.signature(own).parameters) in counts, f"{name}.{member}"
+
+
+def _counts(function: Any) -> set[int]:
+    """How many parameters a function of the bindings takes, in each of its forms, by its page."""
+    page = re.sub("<[^<>]*>", "", function.__doc__)  # without defaults, which have colons too
+    forms = re.findall(rf"\b{function.__name__}\((.*)\) -> ", page)
+    return {len(re.findall(r"\w+: ", form)) for form in forms}
 
 
 def test_every_name_used_of_tensorrt_is_in_the_real_library() -> None:
@@ -765,6 +777,18 @@ def test_every_name_used_of_tensorrt_is_in_the_real_library() -> None:
     log.log(real.ILogger.INFO, "third")
     assert "first" in log.messages
     assert "third" not in log.messages
+
+
+def test_tensorrt_takes_a_stripped_plan_for_none() -> None:
+    """As a runtime that does not know of such would give it: it must refuse, and not misread."""
+    real = pytest.importorskip("tensorrt_rtx")
+    runtime = real.Runtime(real.Logger(real.Logger.INTERNAL_ERROR))
+    kernel = weights()["conv.weight"]
+    place = Place("conv.weight", 64, "float32", kernel.shape, (0, 1, 2, 3))
+    plan = strip(bytes(64) + kernel.tobytes() + bytes(640), [place])
+    validity, found = runtime.get_engine_validity(plan)
+    assert validity == real.EngineValidity.INVALID
+    assert found & int(real.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
 
 
 def test_weights_may_be_given_by_their_address() -> None:

@@ -248,5 +248,9 @@ class DeviceArray:
         self._holder.copy(array)
         return array
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        # numpy would make an array of it that holds one object, this one.
+        raise TypeError("an alexc_runtime.DeviceArray lies on the GPU; its numpy() copies it")
+
     def __repr__(self) -> str:
         return f"<alexc_runtime.DeviceArray {self.dtype} {self.shape} on GPU {self.device}>"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexc_runtime.arrays import DeviceArray
 from alexc_runtime.errors import BatchError
 from alexc_runtime.manifest import Manifest, Output
 
@@ -23,14 +25,12 @@ class Prediction:
     probability: float
 
 
-def top(
-    outputs: dict[str, NDArray[np.float32]], manifest: Manifest, k: int = 5
-) -> list[list[Prediction]]:
+def top(outputs: Mapping[str, Any], manifest: Manifest, k: int = 5) -> list[list[Prediction]]:
     """The k most probable classes of each image, the most probable first; equals by their index.
 
-    Reads the network's first output, as `Session.run` gives it. Logits go through a softmax; an
-    output that comes from one is taken as it is. Raises BatchError if the output is not one score
-    per class, or holds NaN or an infinity.
+    Reads the network's first output, as `Session.run` gives it, also on the GPU. Logits go through
+    a softmax; an output that comes from one is taken as it is. Raises BatchError if the output is
+    not one score per class, or holds NaN or an infinity.
     """
     output = manifest.outputs[0]
     if output.shape[1:].count(1) != len(output.shape) - 1:  # (classes,) or (classes, 1, 1)
@@ -38,7 +38,9 @@ def top(
             "predict/shape",
             f"the output {output.name} is {output.shape} for each image, not one score per class",
         )
-    scores = np.asarray(outputs[output.name], np.float64).reshape(-1, output.shape[0])
+    given = outputs[output.name]
+    numbers = given.numpy() if isinstance(given, DeviceArray) else given
+    scores = np.asarray(numbers, np.float64).reshape(-1, output.shape[0])
     if not np.isfinite(scores).all():
         raise BatchError("predict/not-finite", f"the output {output.name} holds NaN or infinities")
     probabilities = _probabilities(scores, output)

@@ -14,6 +14,9 @@ in the plan, has more of the tensor's axis 1, the input channels, the others are
 Of a batch norm a plan holds only what its weights come to, the tensors `NAME.scale` and
 `NAME.shift` (`batch_norm`): these are computed in float32, as TensorRT does, when the weights are
 put in. A file with a 1 in its first line is of before that, and has no batch norms.
+
+A reader of the manifest that knows nothing of `built.stripped` gives such a file to TensorRT as it
+is, which takes it for no plan and refuses it. So the key took no new version of the manifest.
 """
 
 from __future__ import annotations
