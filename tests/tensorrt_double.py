@@ -84,6 +84,7 @@ class Behaviour:
 
     def __init__(self) -> None:
         self.failing: set[str] = set()
+        self.said = "the plan is of version 9\nin runtime.cpp:48"  # where it is not loaded
         self.plan = b"a plan\0" * 99
         self.shapes: dict[str, tuple[int, ...]] = {
             "input": (-1, *IMAGE), "scores": (-1, 5), "conv": (-1, 5, 7, 9),
@@ -324,7 +325,7 @@ def library(gpu: Gpu, does: Behaviour, name: str = "tensorrt_rtx") -> ModuleType
                 return None
             if does.fails("deserialize_cuda_engine"):
                 self.log.log(Severity.WARNING, "this is of no importance")
-                self.log.log(Severity.ERROR, "the plan is of version 9\nin runtime.cpp:48")
+                self.log.log(Severity.ERROR, does.said)
                 return None
             return CudaEngine()
 

@@ -490,6 +490,46 @@ def test_too_little_memory_is_told_in_numbers(built: Path, machine: Machine) -> 
     assert str(caught.value.help).startswith("build with a smaller --batch MIN,OPT,MAX, or end")
 
 
+@pytest.mark.parametrize("said", ["Cuda Runtime (out of memory)", "Error Code 2: OutOfMemory (…)"])
+def test_a_plan_that_finds_too_little_memory_is_not_called_damaged(
+    built: Path, machine: Machine, said: str
+) -> None:
+    machine.does.said = said
+    machine.does.failing.add("deserialize_cuda_engine")
+    with pytest.raises(EngineError, match="there is too little memory for it") as caught:
+        machine.open(built)
+    assert caught.value.notes == (said,)
+    assert "1.1 of 1.1 GB on the GPU are free" in str(caught.value.help)
+
+
+def test_the_end_waits_for_what_other_threads_read(built: Path, machine: Machine) -> None:
+    library = sys.modules[cuda.MODULE]
+    wait, reached, go_on = library.cudaEventSynchronize, threading.Event(), threading.Event()
+
+    def slow(event: Any) -> Any:
+        reached.set()
+        go_on.wait()
+        return wait(event)
+
+    opened = machine.open(built)
+    results = opened.run_many([images(3)])
+    found: list[dict[str, Any]] = []
+    machine.patch.setattr(library, "cudaEventSynchronize", slow)
+    reading = threading.Thread(target=lambda: found.append(next(results)))
+    reading.start()
+    reached.wait()
+    closing = threading.Thread(target=opened.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    assert machine.gpu.left()
+    go_on.set()
+    for thread in (reading, closing):
+        thread.join()
+    agree(found[0], images(3))
+    assert machine.gpu.left() == {}
+
+
 def test_a_size_for_which_no_context_can_be_made_is_an_error(built: Path, machine: Machine) -> None:
     with machine.open(built) as opened:
         opened.run(images(3))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Session:
     """A bundle on an engine. Close it, or use it in a `with`.
 
-    Threads may share it, and close it when all of them are done. Processes may not: neither CUDA
-    nor the threads of an engine on the CPU get over a fork.
+    Threads may share it; when it is closed, those at work are waited for. Processes may not:
+    neither CUDA nor the threads of an engine on the CPU get over a fork.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, record: EngineRecord, why: str) -> None:

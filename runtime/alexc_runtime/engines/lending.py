@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from alexc_runtime.arrays import LEGACY_STREAM, Borrowed, Holder
+from alexc_runtime.engines.base import closed
 from alexc_runtime.engines.blocks import Block
 from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.engines.cuda import Cuda
@@ -30,7 +32,26 @@ class State:
         self.held = held
         self.lock = threading.RLock()  # a collection may end an engine at any point
         self.open = True
+        self._users = 0
+        self._unused = threading.Condition(self.lock)
         self._process = os.getpid()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """A block that uses what is held without the lock, and that the end waits for.
+
+        Raises EngineError if it has been closed.
+        """
+        with self.lock:
+            if not self.open:
+                raise closed()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._users -= 1
+                self._unused.notify_all()
 
     def close(self) -> None:
         """Wait for what goes on, and give back everything. Closing twice does nothing.
@@ -44,6 +65,8 @@ class State:
             if not self.open:
                 return
             self.open = False
+            while self._users:
+                self._unused.wait()
             with ExitStack() as there:
                 with suppress(EngineError):  # the GPU has failed, and nothing more can be done
                     there.enter_context(self.cuda.current())

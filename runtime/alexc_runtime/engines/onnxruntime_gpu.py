@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from alexc_runtime import user_cache
 from alexc_runtime.arrays import Borrowed, DeviceArray, Holder, OnGpu, borrowed
-from alexc_runtime.engines.base import first_line, import_obstacle, load
+from alexc_runtime.engines.base import closed, first_line, import_obstacle, load
 from alexc_runtime.engines.blocks import MOST_RESTING
 from alexc_runtime.engines.cuda import MODULE, Cuda, no_driver, no_gpu
 from alexc_runtime.engines.onnxruntime import OnnxRuntime, Provider
@@ -136,6 +136,8 @@ class OnnxRuntimeCuda(OnnxRuntime):
                 help="pip install cuda-python, or copy the batch to the CPU",
             )
         with self._ordering:
+            if self._session is None:
+                raise closed()
             if self._streams is None:
                 cuda = Cuda(self.name, _DEVICE)
                 with cuda.current():
@@ -160,13 +162,14 @@ class OnnxRuntimeCuda(OnnxRuntime):
             del self._resting[:count]
 
     def close(self) -> None:
-        super().close()
-        streams, self._streams = self._streams, None
-        if streams is not None:
-            with suppress(EngineError), streams[0].current():
-                streams[0].rest()
-        self._resting.clear()
-        self._held.close()
+        with self._ordering:
+            super().close()
+            streams, self._streams = self._streams, None
+            if streams is not None:
+                with suppress(EngineError), streams[0].current():
+                    streams[0].rest()
+            self._resting.clear()
+            self._held.close()
 
 
 class OnnxRuntimeTensorRT(OnnxRuntimeCuda):

@@ -182,7 +182,7 @@ class TensorRT(Engine):
         In this order: a copy out waits for a computation, and what stands behind it waits with it.
         """
         name, images = self._input.name, len(batch)
-        with self._ready():
+        with self._state.used():
             np.copyto(slot.host[name][:images], batch)
         cuda = self._cuda
         with self._lock, self._ready():
@@ -207,7 +207,7 @@ class TensorRT(Engine):
 
     def _finish(self, slot: Slot, images: int) -> dict[str, Array]:
         """The outputs of a slot when they are there. Other threads may work meanwhile."""
-        with self._ready():
+        with self._state.used(), self._cuda.current():
             self._cuda.call(self._cuda.api.cudaEventSynchronize, slot.finished)
             return slot.results(images)
 

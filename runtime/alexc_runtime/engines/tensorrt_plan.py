@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -158,6 +159,8 @@ class Plan:
         # It gives no reason: deserialising will.
 
     def _misfit(self) -> EngineError:
+        if any(re.search("out ?of ?memory", said, re.IGNORECASE) for said in self.log.messages):
+            return self.refusal("there is too little memory for it", help=self._room())
         name, number = capability()
         return self.refusal(
             "it is damaged, or was built by another version of the library, or for other GPUs than "
