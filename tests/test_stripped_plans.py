@@ -273,6 +273,22 @@ def test_a_weight_of_a_few_bytes_is_not_looked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
+def test_layers_that_no_output_needs_are_in_no_plan(tmp_path: Path) -> None:
+    layers: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("conv1", Conv(out_channels=6, kernel_size=(5, 3)), (INPUT,)),
+        ("norm1", BatchNorm(), ("conv1",)),
+        ("conv2", Conv(out_channels=7, kernel_size=(3, 3)), ("conv1",)),
+        ("norm2", BatchNorm(), ("conv2",)),
+    ]
+    graph = Graph.build("cut", (3, 11, 13), layers, ("norm1",))
+    model = written_with(graph, weights_for(graph), tmp_path / "net", "fp32")
+    plan = tmp_path / "net.plan"
+    tensorrt.build_plan(model, plan, options=STRIPPED)
+    names = {place.name for place in stripped.parse(plan.read_bytes()).places}
+    assert names == {"conv1.weight", "norm1.scale", "norm1.shift"}
+
+
+@pytest.mark.usefixtures("rtx")
 def test_grey_images_take_channels_in_pairs(tmp_path: Path) -> None:
     """In fp16 TensorRT pads the one channel with another of zeros."""
     graph = Graph.build(

@@ -2,12 +2,13 @@
 
 The parser makes a factor and a summand of each channel of a batch norm's weights, in float32, and
 the plan has those alone; TensorRT puts the bias of a convolution before it into the summand. All
-other weights a plan has as the model gives them, in some order and type.
+other weights a plan has as the model gives them, in some order and type; but none of a layer that
+no output depends on, as the last where the one before is the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,31 +50,38 @@ class Weight:
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a model by name, and which of them are those of batch norms."""
+    """A model's weights by name, which of them an output needs, and those of batch norms."""
 
     tensors: dict[str, Weight]
+    needed: Set[str]
     batch_norms: tuple[BatchNorm, ...]
 
     def in_plan(self, folder: Path) -> dict[str, NDArray[np.float32]]:
         """What a plan is made of, by name, largest first, the weights lying in `folder`."""
-        values = {name: weight.values(folder) for name, weight in self.tensors.items()}
+        values = {name: self.tensors[name].values(folder) for name in self.needed}
         held = dict(values)
         for norm in self.batch_norms:
             held |= norm.tensors(values)
             for name in (getattr(norm, field) for field in _OF_BATCH_NORM):
                 if name is not None:
                     held.pop(name, None)
-        return dict(sorted(held.items(), key=lambda item: -item[1].size))
+        return dict(sorted(held.items(), key=lambda item: (-item[1].size, item[0])))
 
 
 def weights_of(model: Path) -> Weights:
     """The weights of a model. Raises what `engines.model.load` raises."""
     graph = load_model(model).graph
-    constants = {each.name: each for each in graph.initializer if not each.external_data}
+    initializers = {each.name for each in graph.initializer}
     tensors = {each.name: _weight(each) for each in graph.initializer if each.external_data}
-    norms = (node for node in graph.node if node.op_type == "BatchNormalization")
-    found = (_batch_norm(node, graph, tensors, constants) for node in norms)
-    return Weights(tensors, tuple(norm for norm in found if norm is not None))
+    outputs = {output.name for output in graph.output}
+    nodes = _needed(graph.node, outputs)
+    norms = tuple(
+        _batch_norm(node, tensors, _bias_of(node.input[0], nodes, outputs))
+        for node in nodes
+        # Weights that are cast are none of the parser's: it leaves all of them to layers.
+        if node.op_type == "BatchNormalization" and initializers.issuperset(node.input[1:])
+    )
+    return Weights(tensors, tensors.keys() & {name for node in nodes for name in node.input}, norms)
 
 
 def write_random(model: Path, folder: Path, seed: int = 0) -> Path:
@@ -147,35 +155,32 @@ def _weight(tensor: onnx.TensorProto) -> Weight:
     return Weight(tensor.name, said["location"], int(said.get("offset", 0)), tuple(tensor.dims))
 
 
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: Set[str]) -> list[onnx.NodeProto]:
+    """The nodes that an output depends on, of nodes in the order of the data."""
+    wanted, found = set(outputs), []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]
+
+
 def _batch_norm(
-    node: onnx.NodeProto,
-    graph: onnx.GraphProto,
-    tensors: dict[str, Weight],
-    constants: dict[str, onnx.TensorProto],
-) -> BatchNorm | None:
-    """None if its weights are computed, as casts are: then the parser leaves them to layers."""
-    source, weight, bias, mean, variance = node.input
-    if not {mean, variance} <= tensors.keys() or not {weight, bias} <= {*tensors, *constants}:
-        return None
+    node: onnx.NodeProto, tensors: Mapping[str, Weight], before: str | None
+) -> BatchNorm:
+    _, weight, bias, mean, variance = node.input
     (eps,) = (each.f for each in node.attribute if each.name == "epsilon")
-    # A constant is the one that stands for γ, or the zero for β.
-    of_weight, of_bias = (name if name in tensors else None for name in (weight, bias))
-    before = _bias_of(source, graph)
-    return BatchNorm(
-        node.output[0],
-        mean,
-        variance,
-        of_weight,
-        of_bias,
-        before if before in tensors else None,
-        eps,
+    # What lies in the model and in no file is the one that stands for γ, or the zero for β.
+    of_weight, of_bias, of_before = (
+        name if name in tensors else None for name in (weight, bias, before)
     )
+    return BatchNorm(node.output[0], mean, variance, of_weight, of_bias, of_before, eps)
 
 
-def _bias_of(tensor: str, graph: onnx.GraphProto) -> str | None:
+def _bias_of(tensor: str, nodes: Sequence[onnx.NodeProto], outputs: Set[str]) -> str | None:
     """The bias of the convolution that gives this tensor, if nothing else reads it."""
-    readers = [node for node in graph.node if tensor in node.input]
-    if len(readers) > 1 or tensor in {output.name for output in graph.output}:
+    readers = [node for node in nodes if tensor in node.input]
+    if len(readers) > 1 or tensor in outputs:
         return None
-    inputs = [node.input for node in graph.node if node.op_type == "Conv" and tensor in node.output]
+    inputs = [node.input for node in nodes if node.op_type == "Conv" and tensor in node.output]
     return inputs[0][2] if inputs and len(inputs[0]) > 2 else None
