@@ -131,8 +131,9 @@ def staged(out: Path) -> Iterator[Stage]:
     """A folder to be filled with the bundle that will stand at `out`.
 
     Raises UsageError if something stands at `out` that is not a bundle, or a bundle to which
-    someone has added files; AlexcError if the disk is full or can't be written to, then and at any
-    time in the block. Folders above `out` are made, and removed again if nothing comes of it.
+    someone has added files, or if nothing can be written there; AlexcError if the disk is full or
+    fails, then and at any time in the block. Folders above `out` are made, and removed again if
+    nothing comes of it.
     """
     with folders.staged(out, "bundle", partial(_refuse_unless_replaceable, out=out)) as place:
         yield Stage(place)

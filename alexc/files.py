@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and whose fault it is where they can't be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from alexc.diagnostics import Diagnostic, UsageError
+from alexc.diagnostics import AlexcError, Diagnostic, UsageError
+
+# Of these the place that was given is the cause. Others say what became of the disk meanwhile.
+_OF_PLACE = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOENT, errno.ENOTDIR),
+    *(errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
+}
+
+
+def unwritable(error: OSError) -> type[AlexcError]:
+    """What it is that nothing could be written: wrong usage if nothing can be at that place, and a
+    fault like any other if the disk has filled up, or fails."""
+    return UsageError if error.errno in _OF_PLACE else AlexcError
 
 
 @contextmanager
@@ -17,7 +29,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the block ends well, and not at all if it does not.
 
     Until then its bytes are in a file beside it, so that no reader ever sees half of it; an
-    interrupt too leaves nothing behind. Raises UsageError if the file can't be written.
+    interrupt too leaves nothing behind. Raises UsageError if the file can't be written there,
+    AlexcError if the disk is full or fails.
     """
     with _beside(path) as partial:
         try:
@@ -38,11 +51,11 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """The name of a new file beside `path`; what can't be written in the block is a UsageError."""
+    """The name of a new file beside `path`; turns an OSError in the block into a diagnostic."""
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is not an ordinary file")  # such as /dev/null
         yield path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     except OSError as error:
         reason = f"{path}: {error.strerror or error}"
-        raise UsageError(Diagnostic("file/unwritable", reason)) from None
+        raise unwritable(error)(Diagnostic("file/unwritable", reason)) from None

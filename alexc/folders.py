@@ -28,7 +28,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from alexc.diagnostics import fault
+from alexc.diagnostics import Diagnostic
+from alexc.files import unwritable
 
 _STAGING, _REPLACED = ".staging-", ".replaced-"
 
@@ -50,8 +51,9 @@ def staged(out: Path, what: str, refuse: Callable[[Path], None]) -> Iterator[Sta
     """A folder to be filled with what will stand at `out`.
 
     `refuse` is given the place, links followed, and raises if what stands there may not be
-    replaced. Raises AlexcError `<what>/…` if the disk is full or can't be written to, then and at
-    any time in the block. Folders above `out` are made, and removed again if nothing comes of it.
+    replaced. Raises UsageError `<what>/…` if nothing can be written there, AlexcError if the disk
+    is full or fails, then and at any time in the block. Folders above `out` are made, and removed
+    again if nothing comes of it.
     """
     with _disk_faults(out, what):
         target = Path(os.path.realpath(out))  # a link to a folder stays a link
@@ -210,10 +212,12 @@ def _disk_faults(out: Path, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         word, reason = _REASONS.get(error.errno or 0, ("not-written", error.strerror or str(error)))
-        where = f" ({error.filename})" if error.filename is not None else ""
+        named = error.filename is not None and _STAGING not in str(error.filename)
+        where = f" ({error.filename})" if named else ""
         elsewhere = f"give another place with {'--triton' if what == 'triton' else '--out'}"
-        raise fault(
+        diagnostic = Diagnostic(
             f"{what}/{word}",
             f"{out} was not written: {reason}{where}; what was there before is unchanged",
             help=f"free some space, or {elsewhere}" if word == "disk-full" else elsewhere,
-        ) from error
+        )
+        raise unwritable(error)(diagnostic) from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -400,6 +403,52 @@ def test_wrong_usage_is_told_and_leaves_nothing(
     assert "Traceback" not in ran.err
     assert not ran.out
     assert {path.name for path in spec.parent.iterdir()} == {"small.yaml", "photo.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--precision", "int8"], "calibrate/missing"),
+        (["--precision", "int8", "--calibrate", "PHOTO", "--calibrate", "c.json"], "calibrate/m"),
+        (["--precision", "int8-weights"], "precision/no-layers"),
+        (["--target", "openvino"], "build/target"),
+        (["--target", "tensorrt_rtx", "--precision", "u8s8", "--calibrate", "PHOTO"], "build/tar"),
+        (["--target", "tensorrt_rtx", "--hardware-compatible"], "engine/option"),
+        (["--out", "PHOTO/in/a/file"], "bundle/not-"),
+    ],
+)
+def test_what_can_be_known_is_refused_before_anything_is_made(
+    alexc: Alexc,
+    spec: Path,
+    photo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: str,
+) -> None:
+    def drawn(*_: object) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.chdir(spec.parent)
+    monkeypatch.setattr("alexc.build.weights_for", drawn)
+    missing = "the package openvino is not installed"
+    monkeypatch.setattr(alexc_runtime.ENGINES["openvino"], "obstacle", lambda: missing)
+    if "--hardware-compatible" in arguments:
+        pytest.importorskip("tensorrt_rtx")
+    Path("c.json").write_text("{}")
+    ran = alexc("build", spec, *(word.replace("PHOTO", str(photo)) for word in arguments))
+    assert f"error[{code}" in ran.err
+    assert ran.status == (1 if code.startswith("precision") else 2), ran.err
+    assert not Path("build").exists()
+
+
+def test_the_help_cuts_no_name_of_an_option(alexc: Alexc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    for command in ("build", "bench"):
+        module = importlib.import_module(f"alexc.cli.{command}")
+        declared = re.findall(r'"(--[a-z-]+)"', inspect.getsource(module))
+        told = alexc(command, "--help").out
+        assert [name for name in declared if f"{name} " not in told] == []
 
 
 def test_a_bundle_of_another_version_is_told_from_a_damaged_one(alexc: Alexc, bundle: Path) -> None:

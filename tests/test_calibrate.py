@@ -265,6 +265,7 @@ def test_ranges_of_another_net_or_other_weights_are_refused(
         '{"format": "alexc-calibration", "version": 2}',
         '{"format": "alexc-calibration", "version": 1}',
         "NEGATIVE",
+        "ZERO",
         "HUGE",
         "METHOD",
         "NUMBERS",
@@ -276,6 +277,8 @@ def test_a_file_that_is_no_calibration_is_refused(
     content = calibration.to_json()
     if text == "NEGATIVE":
         content["methods"]["max"]["limits"]["input"] = -1
+    elif text == "ZERO":
+        content["methods"]["mse"]["limits"]["input"] = 0
     elif text == "HUGE":
         content["methods"]["max"]["limits"]["input"] = 10**400
     elif text == "METHOD":

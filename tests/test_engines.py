@@ -511,7 +511,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 @pytest.mark.usefixtures("rtx")
 def test_a_plan_that_can_not_be_written_leaves_nothing(model: Path, tmp_path: Path) -> None:
-    with largest_file(5_000), pytest.raises(UsageError) as caught:
+    with largest_file(5_000), pytest.raises(AlexcError) as caught:
         tensorrt.build_plan(model, tmp_path / "net.plan")
     assert codes(caught.value) == ["file/unwritable"]
     assert not list(tmp_path.iterdir())
@@ -567,7 +567,7 @@ def test_a_library_of_less_ability_builds_a_plan_too(
     assert plan.record.path == str(tmp_path / "a.plan")
     assert (tmp_path / "a.plan").stat().st_size > 1000
     assert told == [1.0]
-    with largest_file(5_000), pytest.raises(UsageError) as caught:
+    with largest_file(5_000), pytest.raises(AlexcError) as caught:
         tensorrt.build_plan(model, tmp_path / "b.plan")
     assert codes(caught.value) == ["file/unwritable"]
     with pytest.raises(UsageError, match="builds for the GPU of this machine alone"):

@@ -12,7 +12,7 @@ import pytest
 
 from alexc.assembly.options import Options, Target
 from alexc.assembly.plans import build_plans
-from alexc.diagnostics import fault
+from alexc.diagnostics import AlexcError, fault
 from alexc.engines import cache
 from alexc.engines.cache import cached_plan, default_folder
 from alexc.engines.driver import machine
@@ -249,6 +249,32 @@ def test_the_command_says_where_plans_are_kept(
     alexc("build", tmp_path / "small.yaml")
     alexc("build", tmp_path / "small.yaml", "--no-plan-cache")
     assert [options.plan_cache for options in asked] == [tmp_path / "plans", None]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_an_engine_says_names_the_bundle_where_it_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """And not the folder in which it is made, of which nobody knows."""
+
+    def refuse(_: object, model: Path, *__: object, **___: object) -> Plan:
+        raise fault("engine/build", f"it can't build {model}: no room")
+
+    monkeypatch.setattr("alexc.assembly.plans.cached_plan", refuse)
+    monkeypatch.setattr("alexc.assembly.plans.PLAN_ENGINES", ("tensorrt_rtx",))
+    monkeypatch.setattr("alexc.engines.tensorrt.flavours", lambda: FLAVOURS)
+    out, made_in = tmp_path / "out", tmp_path / ".out.staging-1"
+    made_in.mkdir()
+    files = {name: FileRecord(1, digest) for name, digest in DIGESTS.items()}
+    options = Options(out, targets=(Target("tensorrt_rtx"),) if asked else ())
+    said = f"it can't build {out}/model.onnx: no room"
+    if asked:
+        with pytest.raises(AlexcError) as caught:
+            build_plans(options, made_in, files, ["conv1"], lambda _: None)
+        assert caught.value.diagnostics[0].message == said
+    else:
+        (record,) = build_plans(options, made_in, files, ["conv1"], lambda _: None)
+        assert record.status == f"not built: {said}"
 
 
 def test_a_build_takes_its_plan_from_the_cache(builder: Builder, tmp_path: Path) -> None:

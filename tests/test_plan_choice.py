@@ -63,12 +63,30 @@ def test_what_is_within_a_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "fast", "0", "1", "-1e-3", "1e-3,1e-2", "top1:0%", "top1:101%", "top1:99", "nan"]
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("1e-3,", "is empty"),
+        ("fast", "'fast' is no budget"),
+        ("EXACT", "'EXACT' is no budget"),
+        ("-1e-3", "is no budget"),
+        ("top1:99", "is no budget"),
+        ("nan", "is no budget"),
+        ("0", "a relative error of 0 is not between 0 and 1"),
+        ("1", "not between 0 and 1"),
+        ("top1:0%", "a share of 0% is not above 0 %"),
+        ("top1:101%", "is not above 0 % up to 100 %"),
+        ("1e-3, 1e-2", "one relative error, and this one has 1e-3 and 1e-2"),
+        ("top1:9%,top1:8%", "one share of photographs, and this one has top1:9% and top1:8%"),
+        ("x" * 99, f"'{'x' * 40}…' is no budget"),
+    ],
 )
-def test_what_is_no_budget(text: str) -> None:
+def test_what_is_no_budget(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_budget(text)
-    assert caught.value.diagnostics[0].code == "plan/budget"
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "plan/budget"
+    assert message in diagnostic.message
 
 
 def test_the_nearest_and_what_would_take_it() -> None:

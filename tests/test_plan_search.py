@@ -344,6 +344,7 @@ def test_an_agreement_takes_photographs(net: Net) -> None:
         (["--budget", "1e-3"], "--budget is for a search"),
         (["--threads", "2"], "--threads is for a search"),
         (["--target", "auto", "--budget", "some"], "'some' is no budget"),
+        (["--target", "auto", "--budget", ""], "is empty"),
         (["--target", "auto", "--precision", "bf16"], "finds the precision itself"),
         (["--target", "auto", "--target", "openvino"], "there is no engine 'auto'"),
         (["--target", "auto", "--budget", "top1:99%"], "is about photographs"),

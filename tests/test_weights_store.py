@@ -142,8 +142,9 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", no_space)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(AlexcError) as caught:
         write(path, small_weights(small_graph()))
+    assert caught.value.exit_code == 1
     assert codes(caught.value) == ["file/unwritable"]
     assert "No space left on device" in str(caught.value)
     assert path.read_bytes() == b"precious"

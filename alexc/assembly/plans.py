@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def build_plans(
     for target in options.asked(PLAN_ENGINES) if options.targets else _installed():
         progress(f"plan for {target.engine}")
         try:
-            record = _build(target, options, folder, files, layers, watch)
+            with _named_in_place(folder, options.out):
+                record = _build(target, options, folder, files, layers, watch)
         except AlexcError as error:
             # What the engine says of the net; a full disk, say, is a fault wherever it comes.
             if options.targets or not error.diagnostics[0].code.startswith("engine/"):
@@ -61,6 +63,19 @@ def no_plan(engine: str, why: str) -> UsageError:
         f"no plan for {engine}: {why}",
         help="leave --target out to build for what is installed",
     )
+
+
+@contextmanager
+def _named_in_place(folder: Path, out: Path) -> Iterator[None]:
+    """Lets the faults of the block name files of the bundle in its place, where nobody has seen the
+    folder that it is made in."""
+    try:
+        yield
+    except AlexcError as error:
+        told = (
+            replace(d, message=d.message.replace(str(folder), str(out))) for d in error.diagnostics
+        )
+        raise type(error)(*told) from error
 
 
 def _installed() -> list[Target]:

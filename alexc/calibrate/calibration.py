@@ -272,6 +272,11 @@ def _parsed(content: Mapping[str, Any]) -> Calibration:
     }
     if content["numbers"] not in WEIGHTS or content["method"] not in tried:
         raise ValueError("unknown numbers or method")
+    for tensor in tried[content["method"]].limits:
+        # A tensor that was zero in every image has no range by any method.
+        limits = [each.limits[tensor] for each in tried.values()]
+        if 0.0 in limits and any(limits):
+            raise ValueError(f"the range of {tensor} is 0 by one method and not by another")
     return Calibration(
         cast(Scheme, content["numbers"]),
         tuple(map(str, content["layers"])),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from alexc.triton import Repository
     from alexc_runtime.manifest import InputType
 
+# What `--help` shows apart from the rest, in tables of their own.
+_OF_SEARCH, _OF_PLANS = "With --target auto", "Plans of TensorRT"
+
 
 def build(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")],
@@ -69,8 +72,9 @@ def build(
         str | None,
         typer.Option(
             "--budget",
+            rich_help_panel=_OF_SEARCH,
             metavar="B",
-            help="With --target auto, how far the fastest may lie from the float64 reference: "
+            help="How far the fastest may lie from the float64 reference: "
             "exact (default), a relative error as 1e-3, or top1:99.5% of photographs with the same "
             "class. Several, with commas between, must all hold.",
         ),
@@ -79,19 +83,20 @@ def build(
         str | None,
         typer.Option(
             "--data",
+            rich_help_panel=_OF_SEARCH,
             metavar="URI",
-            help="With --target auto, labelled images to take accuracies on, as `alexc eval` takes "
-            "them.",
+            help="Labelled images to take accuracies on, as `alexc eval` takes them.",
         ),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads",
+            rich_help_panel=_OF_SEARCH,
             metavar="N",
             min=1,
             max=1024,
-            help="With --target auto, of every engine; else tried.",
+            help="Threads of every engine; else some numbers are tried.",
         ),
     ] = None,
     batch: Annotated[
@@ -107,6 +112,7 @@ def build(
         int | None,
         typer.Option(
             "--optimization-level",
+            rich_help_panel=_OF_PLANS,
             metavar="N",
             min=0,
             max=5,
@@ -116,25 +122,33 @@ def build(
     workspace: Annotated[
         str | None,
         typer.Option(
-            "--workspace", metavar="SIZE", help="What a layer of a plan may compute in: 2GiB."
+            "--workspace",
+            rich_help_panel=_OF_PLANS,
+            metavar="SIZE",
+            help="What a layer of a plan may compute in: 2GiB.",
         ),
     ] = None,
     version_compatible: Annotated[
         bool,
         typer.Option(
-            "--version-compatible", help="Make plans that later versions of TensorRT load, too."
+            "--version-compatible",
+            rich_help_panel=_OF_PLANS,
+            help="Make plans that later versions of TensorRT load, too.",
         ),
     ] = False,
     hardware_compatible: Annotated[
         bool,
         typer.Option(
-            "--hardware-compatible", help="Make plans of TensorRT for any GPU of 8.0 and later."
+            "--hardware-compatible",
+            rich_help_panel=_OF_PLANS,
+            help="Make plans of TensorRT for any GPU of 8.0 and later.",
         ),
     ] = False,
     strip_weights: Annotated[
         bool,
         typer.Option(
             "--strip-weights",
+            rich_help_panel=_OF_PLANS,
             help="Leave the weights out of plans; they are put in where the plan is loaded. New "
             "weights then take no new plan.",
         ),
@@ -155,13 +169,15 @@ def build(
             help="Also write the bundle as a model repository of Triton Inference Server.",
         ),
     ] = None,
-    plan_cache: Annotated[
+    no_plan_cache: Annotated[
         bool,
         typer.Option(
-            help="Take plans that were built before from $ALEXC_CACHE (default: ~/.cache/alexc), "
-            "and keep new ones there."
+            "--no-plan-cache",
+            rich_help_panel=_OF_PLANS,
+            help="Take no plan that was built before from $ALEXC_CACHE (default: ~/.cache/alexc), "
+            "and keep none there.",
         ),
-    ] = True,
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Make a bundle of a spec: model, weights, TensorRT plan, and the proof that they agree.
@@ -215,7 +231,7 @@ def build(
             targets,
             plans,
             tuple(calibrate or ()),
-            default_folder() if plan_cache else None,
+            None if no_plan_cache else default_folder(),
             input=input,
             auto=_auto(net, budget, data, threads, input) if target == ["auto"] else None,
         )

@@ -254,10 +254,11 @@ def _verification(opened: Opened) -> Section:
 
 
 def _inputs(inputs: Mapping[str, Any]) -> str:
+    what = "image" if inputs["kinds"] else "photograph"
     count = inputs["images"]
-    images = "one image" if count == 1 else f"{count} images"
-    drawn = f" drawn from seed {inputs['seed']} ({', '.join(inputs['kinds'])})"
-    what = images + (drawn if inputs["kinds"] else " of photographs")
+    what = f"one {what}" if count == 1 else f"{count} {what}s"
+    if inputs["kinds"]:
+        what += f" drawn from seed {inputs['seed']} ({', '.join(inputs['kinds'])})"
     return f"{what}; outputs in batches of {', '.join(map(str, inputs['batches']))}"
 
 

@@ -20,6 +20,14 @@ from alexc.diagnostics import UsageError, usage_fault
 # The fewest photographs of which an agreement means anything.
 FEWEST_PHOTOGRAPHS = 16
 
+# What a budget may consist of, and how each is written.
+_EXACT, _ERROR, _SHARE = "“exact”", "relative error", "share of photographs"
+_KINDS = {
+    _EXACT: "exact",
+    _ERROR: r"\d*\.?\d+([eE][-+]?\d+)?",
+    _SHARE: r"top1:\d+(\.\d+)?%",
+}
+
 
 @dataclass(frozen=True)
 class Error:
@@ -81,24 +89,35 @@ class Budget:
 
 def parse_budget(text: str) -> Budget:
     """What `--budget` says. Raises UsageError plan/budget."""
-    exact, rel_l2, agreement = False, None, None
-    for part in (part.strip() for part in text.split(",")):
-        if part == "exact" and not exact:
-            exact = True
-        elif (share := re.fullmatch(r"top1:(\d+(?:\.\d+)?)%", part)) and agreement is None:
-            agreement = float(share[1]) / 100
-            if not 0 < agreement <= 1:
-                raise _fault(
-                    f"a share of {part.removeprefix('top1:')} is not above 0 % up to 100 %"
-                )
-        elif re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", part, re.IGNORECASE) and rel_l2 is None:
-            rel_l2 = float(part)
-            if not 0 < rel_l2 < 1:
-                raise _fault(f"a relative error of {part} is not between 0 and 1")
-        else:
-            shown = part if len(part) <= 40 else part[:40] + "…"
-            raise _fault(f"{shown!r} is no budget")
-    return Budget(text.replace(" ", ""), exact, rel_l2, agreement)
+    parts = [part.strip() for part in text.split(",")]
+    kinds = [_kind(part) for part in parts]
+    for kind in _KINDS:
+        if kinds.count(kind) > 1:
+            alike = " and ".join(
+                part for part, own in zip(parts, kinds, strict=True) if own == kind
+            )
+            raise _fault(f"a budget has one {kind}, and this one has {alike}")
+    said = dict(zip(kinds, parts, strict=True))
+    rel_l2, agreement = None, None
+    if (share := said.get(_SHARE)) is not None:
+        agreement = float(share.removeprefix("top1:").removesuffix("%")) / 100
+        if not 0 < agreement <= 1:
+            raise _fault(f"a share of {share.removeprefix('top1:')} is not above 0 % up to 100 %")
+    if (error := said.get(_ERROR)) is not None:
+        rel_l2 = float(error)
+        if not 0 < rel_l2 < 1:
+            raise _fault(f"a relative error of {error} is not between 0 and 1")
+    return Budget(text.replace(" ", ""), _EXACT in said, rel_l2, agreement)
+
+
+def _kind(part: str) -> str:
+    """Which of _KINDS a part of a budget is. Raises UsageError if it is none."""
+    for kind, pattern in _KINDS.items():
+        if re.fullmatch(pattern, part, re.ASCII):
+            return kind
+    if not part:
+        raise _fault("a budget, or a part of one, is empty")
+    raise _fault(f"{part if len(part) <= 40 else part[:40] + '…'!r} is no budget")
 
 
 def nearest(budget: Budget, errors: Sequence[Error]) -> int | None:

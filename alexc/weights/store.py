@@ -53,7 +53,7 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Extent]:
     in the same order give the same bytes. The file appears whole or not at all, and what was at
     `path` before stays until then; an array may be mapped from the very file that is replaced.
 
-    Raises UsageError if the file can't be written.
+    Raises UsageError if the file can't be written there, AlexcError if the disk is full or fails.
     """
     places: dict[str, tuple[int, int, str, Shape]] = {}
     end = 0

@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from alexc.diagnostics import UsageError
+from alexc.diagnostics import AlexcError
 from alexc.engines import driver
 from alexc.engines.tensorrt.library import Library
 from alexc.files import whole_file
@@ -49,5 +49,5 @@ class TimingCache:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(self._file) as file:
                 file.write(content)
-        except (OSError, UsageError) as error:
+        except (OSError, AlexcError) as error:
             _log.warning("the times of kernels are not kept in %s: %s", self._file, error)
