@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def resolved(path: Path) -> Path:
+    """The path from the root and without links; a link that leads to itself stays as it is.
+
+    pathlib's own `resolve` raises a RuntimeError of those before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
 
 
 def check_writable(path: Path) -> None:

@@ -29,6 +29,7 @@ from alexc import __version__, folders
 from alexc.bundle import is_bundle
 from alexc.diagnostics import AlexcError, Diagnostic, UsageError, fault, usage_fault
 from alexc.engines.model import load, weights_files
+from alexc.files import resolved
 from alexc_runtime.digests import FileRecord, differences, is_safe, sha256
 from alexc_runtime.manifest import Bundle, EngineRecord, Manifest
 
@@ -124,7 +125,7 @@ def refuse_place(bundle: Path, out: Path) -> None:
     That is inside of a bundle or around this one, and where anything else is, or a repository that
     someone has changed. The bundle need not be there yet, so that a build can ask before it begins.
     """
-    place, source = out.resolve(), bundle.resolve()
+    place, source = resolved(out), resolved(bundle)
     own = "give the repository a folder of its own: --triton DIR"
     if place == source or source in place.parents or place in source.parents:
         message = f"{out} and the bundle {bundle} can't lie in each other"

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from alexc.cli.terminal import JsonOption, interruptible, print_json
+from alexc.cli.terminal import JsonOption, counted, interruptible, print_json
 from alexc.diagnostics import usage_fault
+from alexc.files import resolved
 from alexc.frontend import load_net
 
 app = typer.Typer(
@@ -63,7 +64,8 @@ def pack(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder for each class.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the shards go.")],
     size: Annotated[
-        int, typer.Option("--size", metavar="PIXELS", min=8, help="Side of a stored photo.")
+        int,
+        typer.Option("--size", metavar="PIXELS", min=8, max=8192, help="Side of a stored photo."),
     ] = 256,
     quality: Annotated[
         int, typer.Option("--quality", metavar="Q", min=1, max=100, help="Of JPEG.")
@@ -73,7 +75,9 @@ def pack(
     ] = 2048,
     processes: Annotated[
         int | None,
-        typer.Option("--processes", metavar="N", min=1, help="At work; default: one a core."),
+        typer.Option(
+            "--processes", metavar="N", min=1, max=1024, help="At work; default: one a core."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -85,7 +89,7 @@ def pack(
     from alexc.train.data.pack import pack as make
     from alexc_runtime.cores import affinity
 
-    if out.resolve().is_relative_to(source.resolve()):
+    if resolved(out).is_relative_to(resolved(source)):
         raise usage_fault("pack/inside", f"{out} lies in {source}, and would be packed itself")
     workers = processes or len(affinity())
     options = PackOptions(size, quality, images_per_shard, processes=workers)
@@ -95,9 +99,11 @@ def pack(
     if json:
         print_json(asdict(packed))
         return
-    print(f"{out}: {packed.images:,} photographs in {packed.shards:,} shards, {packed.made:,} new")
+    shards = counted(packed.shards, "shard")
+    print(f"{out}: {counted(packed.images, 'photograph')} in {shards}, {packed.made:,} new")
     if packed.damaged:
-        print(f"{len(packed.damaged):,} damaged files are left out: see {out / 'damaged.txt'}")
+        damaged = counted(len(packed.damaged), "damaged file")
+        print(f"without {damaged}: see {out / 'damaged.txt'}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexc.cli.terminal import JsonOption, interruptible, print_json, warn_of_drawn
+from alexc.cli.terminal import JsonOption, counted, interruptible, print_json, warn_of_drawn
 from alexc.diagnostics import usage_fault
 
 
@@ -46,6 +46,8 @@ def evaluate(
         raise usage_fault("eval/views", f"there are 1 or 10 views of an image, not {views}")
     with interruptible("not all images were seen, and nothing is kept"):
         if (target / MANIFEST).is_file():
+            if best:
+                raise usage_fault("eval/best", f"{target} is a bundle, and --best is of a run")
             found = score_bundle(target, data, split, views=views, engine=engine)
             warn_of_drawn(read(target).weights)
         elif engine is not None:
@@ -76,7 +78,7 @@ def evaluate(
     for name, scores in found.items():
         print(
             f"{name:<13} top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} of "
-            f"{scores.images:,} images"
+            f"{counted(scores.images, 'image')}"
         )
     if first.damaged:
-        print(f"{first.damaged:,} images could not be read and count nowhere")
+        print(f"{counted(first.damaged, 'image')} could not be read and counted nowhere")

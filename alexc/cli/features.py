@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from alexc.cli.terminal import JsonOption, interruptible, print_json
+from alexc.diagnostics import usage_fault
+from alexc.files import check_writable
+from alexc.weights.header import extents
 
 
 def features(
@@ -26,6 +29,17 @@ def features(
 
     The images come in the order of the set, one view each, in fp32.
     """
+    if out.suffix != ".safetensors":
+        raise usage_fault(
+            "features/out", f"{out} is no .safetensors file", help=f"--out {out.stem}.safetensors"
+        )
+    if out.exists() and extents(out).keys() != {"features", "labels"}:
+        raise usage_fault(
+            "features/out",
+            f"{out} exists and holds something else than features",
+            help="--out replaces features only; name another file",
+        )
+    check_writable(out)
     from alexc.train.features import write_features
 
     with interruptible(f"{out} holds what it held before"):

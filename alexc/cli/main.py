@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated
@@ -81,6 +82,17 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
     except AlexcError as error:
         _report(list(error.diagnostics))
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Where a room has no words for a file of its own; without a name it is the output.
+        if error.filename is None:
+            raise
+        shown = os.fsdecode(error.filename)
+        _report([Diagnostic("file/unusable", f"{shown}: {error.strerror or error}")])
+        sys.exit(2)
+    except MemoryError as error:
+        reason = str(error).strip() or "an allocation failed"
+        _report([Diagnostic("memory/exhausted", f"there is not enough memory: {reason}")])
+        sys.exit(1)
 
 
 def _needed(arguments: list[str]) -> Iterable[str]:

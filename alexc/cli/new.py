@@ -10,7 +10,7 @@ import typer
 
 from alexc.cli.terminal import JsonOption, print_json
 from alexc.diagnostics import AlexcError, usage_fault
-from alexc.files import whole_file
+from alexc.files import resolved, whole_file
 from alexc.frontend import Net, load_net
 from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
@@ -73,7 +73,7 @@ def _text(name: str, base: Path, path: Path, net: Net) -> str:
     layer = next((node for node in nodes if isinstance(node.op, Conv)), nodes[0])
     op = layer.op
     change = {"out_channels": 2 * op.out_channels} if isinstance(op, Conv) else {"op": "tanh"}
-    folder = path.resolve().parent
+    folder = resolved(path).parent
     schema = project_root(path) / _SCHEMA
     modeline = ""
     if schema.is_file():
@@ -81,7 +81,7 @@ def _text(name: str, base: Path, path: Path, net: Net) -> str:
     return _TEMPLATE.format(
         modeline=modeline,
         name=to_flow(name),
-        base=to_flow(_relative(base.resolve(), folder)),
+        base=to_flow(_relative(resolved(base), folder)),
         parent=net.graph.name,
         layer=layer.name,
         change=to_flow(change),

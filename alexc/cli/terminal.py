@@ -101,6 +101,11 @@ def say(text: str, *, indent: str = "") -> None:
     print(text, file=sys.stderr)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 image`, `1,024 images`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def bytes_in_words(count: int) -> str:
     """`244 MB`: powers of 1000, three figures."""
     size = float(count)

@@ -55,13 +55,21 @@ def train(
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, help="CPU threads; default: as many as PyTorch takes."
+            "--threads",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="CPU threads; default: as many as PyTorch takes.",
         ),
     ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
-            "--processes", metavar="N", min=0, help="That decode images; default: one a core."
+            "--processes",
+            metavar="N",
+            min=0,
+            max=1024,
+            help="That decode images; default: one a core.",
         ),
     ] = None,
     stop_after: Annotated[

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alexc.diagnostics import AlexcError, fault, usage_fault
+from alexc.files import resolved
 from alexc.frontend import Net, load_net
 from alexc.graph.graph import INPUT, Graph
 from alexc.importers.foreign import ForeignNet
@@ -133,9 +134,9 @@ def describe(foreign: ForeignNet, spec: Path) -> dict[str, Any]:
     source = f"{foreign.tool} {files} {listing(path.name for path in foreign.files)}"
     data: dict[str, Any] = {"alexc": 1, "name": _net_name(foreign.name, spec)}
     if foreign.extends is not None:
-        if not foreign.extends.resolve().is_relative_to(project_root(spec)):
+        if not resolved(foreign.extends).is_relative_to(project_root(spec)):
             return _without_base(foreign.extends) | data | {"source": source}
-        base = Path(os.path.relpath(foreign.extends.resolve(), spec.resolve().parent))
+        base = Path(os.path.relpath(resolved(foreign.extends), resolved(spec).parent))
         data |= {"extends": base.as_posix(), "source": source}
         return data
     channels, height, width = graph.input_shape

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from alexc.diagnostics import AlexcError, Diagnostic
+from alexc.files import resolved
 from alexc.source import Node, Scalar
 from alexc.spec.names import Names, clip
 
@@ -19,7 +20,7 @@ def project_root(path: Path) -> Path:
 
     Where there is none, the spec's own folder.
     """
-    folder = path.resolve().parent
+    folder = resolved(path).parent
     for candidate in (folder, *folder.parents):
         if any((candidate / mark).exists() for mark in _ROOT_MARKS):
             return candidate

@@ -135,6 +135,12 @@ def latest(run: Path) -> Checkpoint | None:
     return None
 
 
+def passed_over(run: Path, last: Checkpoint | None) -> list[str]:
+    """The checkpoints, by name, that `latest` passed over to find the `last` one: damaged ones."""
+    first = 0 if last is None else last.state.step + 1
+    return sorted(folder.name for folder in _folders(run) if int(folder.name) >= first)
+
+
 def best(run: Path) -> Checkpoint | None:
     """The checkpoint with the best validation accuracy; the last one where none was tested."""
     last = latest(run)

@@ -92,6 +92,7 @@ class Loop:
         """Before the first step, or where the last checkpoint stands."""
         self.learner = learner
         self.state = state = last.state if last is not None else State()
+        self.last = last
         self.saved = state.step if last is not None else None  # the step of the last checkpoint
         self.learnt, self.tested = learnt, tested
         self.options, self.report = options, report
@@ -265,6 +266,8 @@ class Loop:
         state = self.state
         self.metrics = Metrics(self.options.out, state.step, self.report.say)
         self.report.begin(self.learner.graph.name, state.step, self.steps, self.per_epoch)
+        for name in checkpoint.passed_over(self.options.out, self.last):
+            self.report.say(f"the checkpoint {name} is damaged, and passed over")
         if self.options.tensorboard:
             self.board = board.Board(self.options.out, state.step)
         for part in (self.learnt, self.tested):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +15,7 @@ from alexc.graph.graph import Graph
 from alexc.ops.pointwise import Softmax
 from alexc.passes.prefix import up_to
 from alexc.source import parse, plain
+from alexc.spec.faults import translate
 from alexc.spec.recipe import TrainSpec
 
 
@@ -37,7 +40,7 @@ def recipe_of(net: Net, overrides: Sequence[str]) -> TrainSpec:
     try:
         return TrainSpec.model_validate(data)
     except ValidationError as error:
-        raise _as_usage(error) from None
+        raise _as_usage(error, data) from None
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -61,17 +64,13 @@ def _value(text: str, shown: str) -> Any:
         raise UsageError(*error.diagnostics) from None
 
 
-def _as_usage(error: ValidationError) -> UsageError:
-    """What pydantic says of overrides, which stand in no file."""
+def _as_usage(error: ValidationError, data: dict[str, Any]) -> UsageError:
+    """What is wrong with overrides, in the words of a spec's faults; they stand in no file."""
+    node = parse(json.dumps(data).encode(), "--set")
     return UsageError(
         *(
-            Diagnostic(
-                "recipe/set",
-                f"{'.'.join(['train', *map(str, detail['loc'])])}: {detail['msg']}",
-                # A contradiction is of the whole recipe, which says enough by its message.
-                notes=(f"the value is {detail['input']!r}",) if detail["loc"] else (),
-            )
-            for detail in error.errors(include_url=False)
+            replace(found, code="recipe/set", place=None)
+            for found in translate(error, TrainSpec, node, "train")
         )
     )
 

@@ -21,7 +21,7 @@ from alexc import __version__
 from alexc.diagnostics import AlexcError, Diagnostic, fault, usage_fault
 from alexc.frontend import Net, net_of
 from alexc.spec.recipe import TrainSpec
-from alexc.train.checkpoint import WEIGHTS, Checkpoint, latest
+from alexc.train.checkpoint import WEIGHTS, Checkpoint, latest, passed_over
 
 FILE = "run.json"
 FORMAT = 1
@@ -58,6 +58,12 @@ class Run:
         """The last whole checkpoint. Raises AlexcError if there is none yet."""
         found = latest(self.folder)
         if found is None:
+            if damaged := passed_over(self.folder, None):
+                raise fault(
+                    "run/damaged",
+                    f"no checkpoint in {self.folder} is whole: {', '.join(damaged)}",
+                    help="copy it again from where it came, or train again",
+                )
             raise fault(
                 "run/no-checkpoint",
                 f"{self.folder} holds no checkpoint yet",
@@ -159,8 +165,12 @@ def open_run(folder: Path) -> Run:
         images = tuple(data.pop("images"))
         record = RunRecord(labels=tuple(labels) if labels else None, images=images, **data)
         recipe = TrainSpec.model_validate(record.recipe)
-    except FileNotFoundError:
-        raise usage_fault("run/missing", f"{folder} is no run: it has no {FILE}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise usage_fault(
+            "run/missing",
+            f"{folder} is no run: it has no {FILE}",
+            help="`alexc train SPEC --data URI --out RUN` makes one",
+        ) from None
     except OSError as error:
         raise usage_fault("file/unreadable", f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

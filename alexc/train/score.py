@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexc.bundle import read_bundle, runtime_faults
-from alexc.diagnostics import AlexcError, fault, usage_fault
+from alexc.diagnostics import AlexcError, UsageError, fault, usage_fault
 from alexc.frontend import Net, outputs_are_probabilities
 from alexc.graph.graph import Graph
 from alexc.lower.to_torch import to_torch
@@ -35,6 +35,8 @@ Weights = dict[str, NDArray[np.float32]]
 
 def score_run(folder: Path, uri: str, split: Split, *, views: int, best: bool) -> Scores:
     """The accuracy of the run's last checkpoint, or its best, in torch and fp32."""
+    if not is_run(folder):
+        raise _neither(folder)
     run = open_run(folder)
     chosen = run.last()
     if best:
@@ -115,9 +117,13 @@ def opened(target: Path, uri: str, split: Split) -> tuple[Graph, Weights, Datase
         bundle, net = read_bundle(target)
         path = bundle.path(WEIGHTS)
     else:
-        raise usage_fault("file/missing", f"{target} is neither a run nor a bundle")
+        raise _neither(target)
     data, pixels = _data_of(net, uri, split)
     return net.graph, store.read(path, net.graph), data, pixels
+
+
+def _neither(target: Path) -> UsageError:
+    return usage_fault("file/missing", f"{target} is neither a run nor a bundle")
 
 
 def _of(session: Session) -> Forward:

@@ -50,8 +50,15 @@ def train(
     """Train the net by the recipe on the data at `uri`, into the folder `options.out`.
 
     Raises AlexcError or UsageError, with nothing written, for whatever can be known before the
-    first step; and AlexcError for a run that learns nothing.
+    first step; and AlexcError for a run that learns nothing, or that memory does not suffice for.
     """
+    with _memory_told():
+        return _train(net, recipe, uri, options, workers, report)
+
+
+def _train(
+    net: Net, recipe: TrainSpec, uri: str, options: Options, workers: Workers, report: Reporter
+) -> Outcome:
     if recipe.batch % (workers.size * recipe.accumulate):
         raise fault(
             "recipe/batch",
@@ -106,6 +113,25 @@ def train(
         learner = Learner(graph, recipe, precision, workers, last or weights)
         with stoppable() as stop, _denormals_flushed():
             return Loop(learner, last, *parts, options, report).go(stop)
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Turns what numpy and PyTorch raise where memory runs out into one fault."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a plain RuntimeError.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "allocate memory" not in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "an allocation failed")
+        raise fault(
+            "train/memory",
+            f"there is not enough memory: {reason}",
+            help="a smaller train.batch, the same batch in parts (train.accumulate), or smaller "
+            "images (train.resize, train.augment.padding)",
+        ) from None
 
 
 @contextmanager

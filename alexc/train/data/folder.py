@@ -88,6 +88,15 @@ def numbered(classes: tuple[str, ...], form: ImageForm, name: str) -> dict[int, 
 
 
 def _walked(folder: Path) -> Listing:
+    """Every class below the folder. Raises UsageError if a folder can't be read."""
+    try:
+        return _classes(folder)
+    except OSError as error:
+        place = error.filename or folder
+        raise usage_fault("file/unreadable", f"{place}: {error.strerror or error}") from None
+
+
+def _classes(folder: Path) -> Listing:
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not classes:
         raise usage_fault(

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from alexc.diagnostics import fault, usage_fault
+from alexc.files import resolved
 from alexc.train.data.folder import Listing, listed
 from alexc.train.data.order import chance
 from alexc.train.data.photo import UnreadablePhotoError, from_file
@@ -122,7 +123,7 @@ def _begin(
 ) -> None:
     """Make the folder, or see that what is in it was begun with the same options and files."""
     said = {key: value for key, value in asdict(options).items() if key != "processes"}
-    record = {"source": str(source.resolve()), "images": images, **said}
+    record = {"source": str(resolved(source)), "images": images, **said}
     path = out / RECORD
     try:
         out.mkdir(parents=True, exist_ok=True)
