@@ -106,6 +106,7 @@ def test_a_table_for_people(spec: Path, alexc: Alexc) -> None:
         (["--peer", "tensorflow"], "there is no peer 'tensorflow' to measure"),
         (["--batch", "1,0"], "a batch size is a whole number from 1 to 4096, not '0'"),
         (["--plot", "bench.pdf"], "a plot is written as .svg or .png, not as bench.pdf"),
+        (["--markdown", "no/where.md"], "no/where.md: No such file or directory"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_made(

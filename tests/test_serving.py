@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import alexc_runtime
+from alexc.cli import bench
 from alexc.plan import ours
 from alexc.plan.contestant import Contestant, Outputs, Subject
 from alexc.plan.serving import LOADS, ServingPace, serve
@@ -165,6 +167,28 @@ def test_the_tables_say_what_was_measured() -> None:
     )
     assert "| onnxruntime | fp32 | 4 | 100 | 40.0 | 51.2 | 250 | 16.0 | 21.0 | 4.0 | 2.50 |" in text
     assert "| onnxruntime | fp32 | 80% | 200 | 40.0 | 51.2 | 7.00 | 51.2 | 1.0 |" in text
+
+
+def test_a_terminal_of_80_columns_shows_what_was_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = {"status": "failed: it has no kernels", "images_per_s": None, "p50_ms": None}
+    served = {"engine": "onnxruntime_tensorrt", "precision": "int8-weights"}
+    rows = [
+        _row(**served, clients=256, images_per_s=12345.6),
+        _row(**served, clients=256, batching=True, images_per_s=98765.4, mean_batch=31.96),
+        _row(**served, clients=None, arrivals="poisson", load=0.8, rate=23456.0),
+        _row(**served, clients=None, arrivals="poisson", load=0.8, rate=23456.0, batching=True),
+        *(_row(**failed, clients=2, batching=batching) for batching in (False, True)),
+    ]
+    monkeypatch.setattr(bench, "console", lambda: Console(width=80, highlight=False))
+    bench._print_serving(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    told = [line.split() for line in lines if line.strip()]
+    assert ["256", "batched", "98765", "40.0", "51.2", "32.0", "8.00"] in told
+    assert ["80%", "23456", "one", "by", "one", "40.0", "51.2", "1.0"] in told
+    assert lines.count("onnxruntime fp32: failed: it has no kernels") == 1
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])

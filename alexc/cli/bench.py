@@ -123,6 +123,11 @@ def bench(
         from alexc.plan.plot import check as check_plot
 
         check_plot(plot)
+    for path in (markdown, plot):
+        if path is not None:  # before the minutes that it takes to have something to write
+            from alexc.files import check_writable
+
+            check_writable(path)
     unmeasured = "not all was measured, and nothing is kept; the same command starts again"
     with interruptible(unmeasured), steps(enabled=not json) as progress:
         result = run(target, options, progress)
@@ -201,21 +206,26 @@ def _print(result: Mapping[str, Any]) -> None:
     for line in (*comparison_lines(result), *overhead_lines(result["rows"])):
         out.print(line)
     if "serving" in result:
-        from alexc.plan.serving_report import CLOSED_HEAD, OPEN_HEAD, closed_cells, open_cells
-
-        serving = result["serving"]
-        closed, opened = closed_cells(serving), open_cells(serving)
-        show(out, _plain_table("serving, clients at once", CLOSED_HEAD, closed))
-        show(out, _plain_table("serving, requests that come by themselves", OPEN_HEAD, opened))
+        _print_serving(result["serving"])
 
 
-def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    from alexc.cli.tables import table
+def _print_serving(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Tables of each engine: one line for a load and a way, so that 80 columns are enough."""
+    from alexc.cli.tables import show, table
+    from alexc.plan import serving_report as report
 
-    made = table(*head, figures=head[2:], title=title)
-    for line in lines:
-        made.add_row(*line)
-    return made
+    out = console()
+    for title, head, by_engine in (
+        ("clients at once", report.CLOSED_LINES_HEAD, report.closed_lines(rows)),
+        ("requests that come by themselves", report.OPEN_LINES_HEAD, report.open_lines(rows)),
+    ):
+        for engine, lines in by_engine.items():
+            made = table(*head, figures={*head} - {"way"}, title=f"{engine}, {title}")
+            for line in lines:
+                made.add_row(*line)
+            show(out, made)
+    for reason in report.unserved(rows):
+        out.print(reason)
 
 
 def _table(result: Mapping[str, Any], batch: int, columns: Sequence[str]) -> Table:

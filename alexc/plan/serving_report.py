@@ -40,12 +40,9 @@ def closed_cells(rows: Sequence[Json]) -> list[list[str]]:
     """A line for each engine and number of clients, in the order of CLOSED_HEAD."""
     lines = []
     for alone, batched in pairs(rows, "closed"):
-        gain = ""
-        if alone["images_per_s"] and batched["images_per_s"]:
-            gain = f"{batched['images_per_s'] / alone['images_per_s']:.2f}"
         line = [alone["engine"], alone["precision"], str(alone["clients"])]
         line += [_speed(alone), *_latency(alone), _speed(batched), *_latency(batched)]
-        lines.append([*line, _gathered(batched), gain])
+        lines.append([*line, _gathered(batched), _gain(alone, batched)])
     return lines
 
 
@@ -60,6 +57,44 @@ def open_cells(rows: Sequence[Json]) -> list[list[str]]:
     ]
 
 
+# A terminal has no room for both ways side by side: there they stand below each other, with a table
+# of its own for each engine.
+CLOSED_LINES_HEAD = (
+    *("clients", "way", "images/s", "median ms", "p99 ms", "images a run", "times as many"),
+)
+OPEN_LINES_HEAD = ("load", "requests/s", "way", "median ms", "p99 ms", "images a run")
+WAYS = ("one by one", "batched")
+
+
+def closed_lines(rows: Sequence[Json]) -> dict[str, list[list[str]]]:
+    """By engine two lines for each number of clients, in the order of CLOSED_LINES_HEAD."""
+    found: dict[str, list[list[str]]] = {}
+    for alone, batched in pairs(rows, "closed"):
+        for way, row, gain in zip(WAYS, (alone, batched), ("", _gain(alone, batched)), strict=True):
+            if row["images_per_s"] is not None:
+                line = [str(row["clients"]), way, _speed(row), *_latency(row), _gathered(row), gain]
+                found.setdefault(_engine(row), []).append(line)
+    return found
+
+
+def open_lines(rows: Sequence[Json]) -> dict[str, list[list[str]]]:
+    """By engine two lines for each load, in the order of OPEN_LINES_HEAD."""
+    found: dict[str, list[list[str]]] = {}
+    for pair in pairs(rows, "poisson"):
+        for way, row in zip(WAYS, pair, strict=True):
+            if row["images_per_s"] is not None:
+                load = [f"{row['load']:.0%}", figures(row["rate"])]
+                line = [*load, way, *_latency(row), _gathered(row)]
+                found.setdefault(_engine(row), []).append(line)
+    return found
+
+
+def unserved(rows: Sequence[Json]) -> list[str]:
+    """Why what is missing in those tables was not measured, each reason once."""
+    missing = (row for row in rows if row["images_per_s"] is None)
+    return list(dict.fromkeys(f"{_engine(row)}: {row['status']}" for row in missing))
+
+
 def pairs(rows: Sequence[Json], arrivals: str) -> Iterator[tuple[Json, Json]]:
     """The rows of the same engine and load, without batching and with it."""
     found: dict[tuple[Any, ...], Json] = {}
@@ -71,6 +106,17 @@ def pairs(rows: Sequence[Json], arrivals: str) -> Iterator[tuple[Json, Json]]:
             found[key] = row
         else:
             yield (other, row) if row["batching"] else (row, other)
+
+
+def _engine(row: Json) -> str:
+    return f"{row['engine']} {row['precision']}"
+
+
+def _gain(alone: Json, batched: Json) -> str:
+    """How many times as many images a second there are with batching."""
+    if not (alone["images_per_s"] and batched["images_per_s"]):
+        return ""
+    return f"{batched['images_per_s'] / alone['images_per_s']:.2f}"
 
 
 def _speed(row: Json) -> str:
