@@ -303,6 +303,18 @@ def test_grey_images_take_channels_in_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
+def test_a_linear_layer_of_the_pixels_is_padded(tmp_path: Path) -> None:
+    linear = Linear(out_features=17)
+    layers = [("flat", Flatten(), (INPUT,)), ("fc", linear, ("flat",))]
+    graph = Graph.build("perceptron", (3, 5, 7), layers, ("fc",))
+    plan = tmp_path / "net.plan"
+    tensorrt.build_plan(written(graph, tmp_path / "net", 1), plan, options=STRIPPED)
+    shapes = {place.name: place.shape for place in stripped.parse(plan.read_bytes()).places}
+    rows, columns = shapes["fc.weight"]
+    assert (rows, columns > 105, columns % 2) == (17, True, 0)
+
+
+@pytest.mark.usefixtures("rtx")
 def test_a_large_product_in_16_bits_has_its_inputs_first(tmp_path: Path) -> None:
     conv = Conv(out_channels=512, kernel_size=(3, 3))
     one = Conv(out_channels=1000, kernel_size=(1, 1))

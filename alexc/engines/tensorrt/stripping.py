@@ -106,12 +106,11 @@ def forms_of(name: str, shape: tuple[int, ...]) -> Iterator[Place]:
     plain = tuple(range(len(shape)))
     for type in TYPES:
         yield Place(name, 0, type, shape, plain)
-        if len(shape) > 2:
+        if len(shape) > 1:
             last = (0, *plain[2:], 1)
             for multiple in _PADDINGS:
                 channels = -(-shape[1] // multiple) * multiple
                 yield Place(name, 0, type, (shape[0], *shape[2:], channels), last)
-        if len(shape) > 1:
             first = (1, 0, *plain[2:])
             yield Place(name, 0, type, tuple(shape[axis] for axis in first), first)
 
