@@ -393,9 +393,23 @@ def not_reset(model: onnx.ModelProto) -> None:
     node(model, "Relu", 1).op_type = "Identity"
 
 
+def other_activation(model: onnx.ModelProto) -> None:
+    node(model, "Relu", 1).op_type = "Sigmoid"
+
+
+def other_pooling(model: onnx.ModelProto) -> None:
+    node(model, "MaxPool").op_type = "AveragePool"
+
+
 @pytest.mark.parametrize(
     ("plant", "layer", "kind"),
-    [(alpha, "norm1", "local"), (shifted, "conv2", "local"), (not_reset, "flat", "wiring")],
+    [
+        (alpha, "norm1", "local"),
+        (shifted, "conv2", "local"),
+        (not_reset, "flat", "wiring"),
+        (other_activation, "relu2", "local"),
+        (other_pooling, "pool1", "local"),
+    ],
 )
 def test_a_fault_in_the_file_is_localised_in_the_spec(
     planting: Planting, plant: Callable[[onnx.ModelProto], None], layer: str, kind: str
@@ -610,9 +624,13 @@ def test_narrow_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    text = tmp_path / "text.onnx"
-    text.write_text("a model\n")
-    assert fault_of(lambda: check(text, RELU)).startswith("import/damaged: ")
+    other = tmp_path / "other.onnx"
+    for content in (b"a model\n", b"2 models, all text", b"\xff\xd8\xff\xe0 a photograph"):
+        other.write_bytes(content)
+        said = fault_of(lambda: check(other, RELU))
+        assert said == f"import/damaged: {other} is no ONNX model"
+    other.write_bytes(b"\x08\x0a\x12\xff")  # cut off
+    assert fault_of(lambda: check(other, RELU)).startswith(f"import/damaged: {other}: byte ")
     assert fault_of(lambda: check(tmp_path / "none.onnx", RELU)).startswith("file/missing: ")
 
 

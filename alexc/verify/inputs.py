@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from alexc.diagnostics import usage_fault
 from alexc.graph.graph import Graph, Node
 from alexc.ops.base import Op, Shape
 from alexc.ops.conv import Conv
@@ -181,3 +182,33 @@ def provoking_weights(
             drawn = generator.standard_normal(array.shape, dtype=np.float32)
             result[name] = drawn / np.float32(math.sqrt(fan_in))
     return result
+
+
+def images_for(graph: Graph, inputs: Images | None, count: int | None, seed: int) -> Images:
+    """Images as the model of the graph takes them: those given, or drawn ones.
+
+    Raises UsageError for images of another shape, or no pixels where those are wanted.
+    """
+    if inputs is None:
+        kinds = kinds_for(graph, count)
+        if graph.pixels is not None:
+            return batch_of_pixels(graph.input_shape, kinds, seed)
+        return batch(graph.input_shape, len(kinds), seed, kinds)
+    if inputs.shape[1:] != graph.input_shape or len(inputs) == 0:
+        raise usage_fault(
+            "verify/input-shape",
+            f"{graph.name} takes images of the shape {graph.input_shape}, not {inputs.shape[1:]}",
+        )
+    images = np.ascontiguousarray(inputs, np.float32)
+    if graph.pixels is not None and not np.isin(images, np.arange(256, dtype=np.float32)).all():
+        raise usage_fault(
+            "verify/input-pixels", f"{graph.name} takes pixels: whole numbers from 0 to 255"
+        )
+    return images
+
+
+def as_trained(written: Graph, images: Images) -> Images:
+    """The images as the graph was trained on them: normalised where the model takes pixels."""
+    if written.pixels is None:
+        return images
+    return written.pixels.reference([images.astype(np.float64)], {}).astype(np.float32)

@@ -25,6 +25,8 @@ from alexc.ops.base import Shape
 # Nodes of a model: exporters write up to forty for one layer.
 _MAX_NODES = 8 * MAX_LAYERS
 _MAX_SUBGRAPH = 10_000  # bytes
+# The keys of a ModelProto's fields: each is 8 · number + type, and ir_version is written first.
+_FIRST_BYTES = frozenset(bytes.fromhex("08 12 1a 22 28 32 3a 42 72 a2 ca"))
 
 
 @dataclass
@@ -99,6 +101,8 @@ class Model:
 def read_model(path: Path) -> Model:
     """The model of a file. Raises AlexcError if it is damaged or holds no graph."""
     mapped = Mapped(path)
+    if not _begins_as_a_model(bytes(mapped.bytes[:16])):
+        raise fault("import/damaged", f"{path} is no ONNX model")
     message = read_wire(mapped, SCHEMAS["Model"], SCHEMAS)
     if not message.has("graph"):
         raise fault("import/damaged", f"{path} holds no graph, so it is no ONNX model")
@@ -132,6 +136,12 @@ def read_model(path: Path) -> Model:
         for name in filter(None, node.inputs):
             model.readers.setdefault(name, []).append(node)
     return model
+
+
+def _begins_as_a_model(start: bytes) -> bool:
+    """Whether a file that begins so may be a ModelProto: of its fields one, and not all text."""
+    text = all(byte >= 0x20 or byte in b"\t\r\n" for byte in start)
+    return start[0] in _FIRST_BYTES and not text
 
 
 def subgraph(node: Node, name: str, model: Model) -> list[Node]:

@@ -6,7 +6,8 @@ counterpart. Of several the one is taken that is followed by the same. Where not
 a layer is missing, added or of another shape, what is left of both is aligned in the order of the
 computation: layers of the same op are paired so that the sum of what speaks for the pairs is as
 large as can be, and none cross. Names speak loudest, then the shapes of weights, then those of
-results. What a file writes out in a way that is not known is found by its place.
+results. What a file writes out in a way that is not known is found by its place, and so is another
+op without weights, such as a sigmoid where the spec has a ReLU: there the fault is then found.
 
 A pair is a guess, and a wrong one can only make a good file fail, never a bad one pass: every
 pair's tensor is then held against the reference. `crosscheck` takes those guesses back that are
@@ -67,6 +68,7 @@ def match(graph: Graph, model: ForeignModel) -> Matching:
     _follow(nodes, layers, judge, pairs, strictly=False)
     folded = _folded(graph, nodes, pairs)
     _in_its_place(graph, nodes, model, judge, pairs)
+    _instead(nodes, layers, judge, model.outputs_of(graph), pairs)
     absent = {}
     for node in graph.nodes:
         if node.name in folded.values():
@@ -253,6 +255,44 @@ def _in_its_place(
         found = [unknown[place] for place in places if place in unknown]
         if len(found) == 1 and found[0].shape == node.shape:
             pairs[node.name] = unknown.pop(found[0].tensor)
+
+
+def _instead(
+    nodes: Sequence[Node],
+    layers: Sequence[ForeignLayer],
+    judge: _Judge,
+    outputs: Mapping[str, str],
+    pairs: dict[str, ForeignLayer],
+) -> None:
+    """Add pairs for layers without weights in whose place the file has another op.
+
+    It stands there if it is the only one that reads what the layer reads, makes the same shape of
+    it, and is all that the layer's readers read there, or the file's output.
+    """
+    there = {INPUT: INPUT} | {name: layer.tensor for name, layer in pairs.items()}
+    taken = set(there.values())
+    for node in nodes:
+        if node.name in pairs or node.parameters or not all(s in there for s in node.inputs):
+            continue
+        sources = sorted(there[source] for source in node.inputs)
+        readers = [pairs.get(reader.name) for reader in nodes if node.name in reader.inputs]
+        reads = [set() if reader is None else set(judge.sources(reader)) for reader in readers]
+        if node.name in outputs:
+            reads.append({judge.origin(outputs[node.name])})
+        found = [
+            layer
+            for layer in layers
+            if layer.tensor not in taken
+            and not layer.weights
+            and layer.shape in (None, node.shape)
+            and sorted(judge.sources(layer)) == sources
+            and reads
+            and all(layer.tensor in each for each in reads)
+        ]
+        if len(found) == 1:
+            pairs[node.name] = found[0]
+            there[node.name] = found[0].tensor
+            taken.add(found[0].tensor)
 
 
 def _folded(graph: Graph, nodes: Sequence[Node], pairs: dict[str, ForeignLayer]) -> dict[str, str]:
