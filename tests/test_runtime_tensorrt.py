@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -327,6 +327,33 @@ def test_no_thread_lets_a_collection_run_while_another_records() -> None:
         outer.set()
         thread.join()
         assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_a_collection_that_begins_just_before_it_is_kept_from_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it finds may be an engine, whose end keeps collections from running as well."""
+    nested: list[bool] = []
+
+    def isenabled() -> bool:
+        if not nested:
+            nested.append(True)
+            with collection.without_collection():
+                assert not gc.isenabled()
+        return gc.isenabled()
+
+    fake = SimpleNamespace(isenabled=isenabled, disable=gc.disable, enable=gc.enable)
+    monkeypatch.setattr(collection, "gc", fake)
+    done = threading.Event()
+
+    def work() -> None:
+        with collection.without_collection():
+            assert not gc.isenabled()
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(5)
     assert gc.isenabled()
 
 

@@ -17,7 +17,8 @@ class _Collector:
     """The collector, which any number of threads keep from running at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A collection may begin while it is held, and end an engine, which comes here, too.
+        self._lock = threading.RLock()
         self._blocks = 0
         self._enabled = False  # before the first of them
 
