@@ -347,6 +347,18 @@ def test_the_input_is_held_until_it_was_read(
         assert max(held) == held[0]
 
 
+def test_the_last_input_is_given_back_by_a_batch_of_the_host(built: Path, machine: Machine) -> None:
+    with machine.open(built) as opened:
+        batch = ByDlpack(machine.gpu, images(3))
+        opened.run(batch)
+        lent = weakref.ref(batch)
+        del batch
+        assert lent() is not None
+        opened.run(images(2))
+        gc.collect()
+        assert lent() is None
+
+
 def test_outputs_on_the_gpu_are_the_callers_own(built: Path, machine: Machine) -> None:
     opened = machine.open(built)
     batches = [ByDlpack(machine.gpu, images(3) + n) for n in range(5)]

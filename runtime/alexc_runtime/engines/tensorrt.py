@@ -154,6 +154,7 @@ class TensorRT(Engine):
                 (status,) = self._synchronize(self._compute)
             if status:
                 raise self._cuda.fault(status)
+            self._lent.release()  # what batches on the GPU have left, if any came before
             return slot.results(images)
 
     def run_many(self, batches: Iterable[Array]) -> Iterator[dict[str, Array]]:
