@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from alexc.bundle import staged
+from alexc.weights import store
 from alexc_runtime import EngineError, stripped
+from alexc_runtime.manifest import WEIGHTS as WEIGHTS_FILE
 from alexc_runtime.stripped import BatchNorm, Place
 from tests import small_bundle
 from tests.gpu_machine import gpu_machine
@@ -185,3 +187,24 @@ def test_a_session_puts_the_bundles_weights_in(
             stage.commit(small_bundle.MANIFEST)
         with pytest.raises(EngineError, match=r"can't load .*: the plan takes conv.bias of shape"):
             machine.open(tmp_path / "small")
+
+
+def test_other_weights_take_the_kernels_that_were_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = small_bundle.weights()
+    with gpu_machine(monkeypatch, tmp_path / "cache") as machine:
+        for change in (1, 2):
+            trained = own | {"conv.bias": own["conv.bias"] * np.float32(change)}
+            machine.does.plan = b"plan" + trained["conv.bias"].tobytes() + b"end"
+            place = Place("conv.bias", 4, "float32", (5,), (0,))
+            with staged(tmp_path / str(change)) as stage:
+                small_bundle.fill(stage.folder)
+                store.write(stage.folder / WEIGHTS_FILE, trained)
+                (stage.folder / small_bundle.PLAN).write_bytes(
+                    stripped.strip(machine.does.plan, [place])
+                )
+                stage.commit(small_bundle.MANIFEST)
+            with machine.open(tmp_path / str(change)) as opened:
+                opened.run(small_bundle.images(3))
+        assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 1

@@ -71,7 +71,8 @@ class Plan:
         self._stream = stream
         self._input, *self._outputs = tensors
         self.log = log(library)
-        plan = self._read(bundle)
+        file = self._read()
+        plan = self._with_weights(file, bundle)
         # TensorRT asks that a runtime outlives its engines, and an engine its contexts.
         runtime = library.Runtime(self.log)
         held.callback(setattr, self, "_runtime", None)
@@ -87,7 +88,7 @@ class Plan:
         self._check_tensors()
         self.profiles = self._profiles()
         self._refit(bundle)
-        self._kernels = _Kernels(self._engine, cuda, library, plan)
+        self._kernels = _Kernels(self._engine, cuda, library, file)
         held.callback(self._kernels.let_go)
         self._scratch_size = max(1, int(self._engine.device_memory_size_v2))
         self._scratch = cuda.memory(self._scratch_size, held, "the plan to work in")
@@ -131,12 +132,14 @@ class Plan:
 
     # ---- loading ---------------------------------------------------------------------------------
 
-    def _read(self, bundle: Bundle) -> bytes | bytearray:
-        """The plan, with the bundle's weights in it."""
+    def _read(self) -> bytes:
         try:
-            plan = self._path.read_bytes()
+            return self._path.read_bytes()
         except OSError as error:
             raise self.refusal(error.strerror or str(error)) from error
+
+    def _with_weights(self, plan: bytes, bundle: Bundle) -> bytes | bytearray:
+        """The plan, with the bundle's weights in it if it was stripped of its own."""
         if not stripped.is_stripped(plan):
             return plan
         try:
@@ -233,9 +236,11 @@ class _Kernels:
     """Makes contexts; for TensorRT for RTX, which compiles kernels then, with a cache of those.
 
     The cache is a file in the user's cache folder, for this plan, library, driver and kind of GPU.
+    A stripped plan has one for whatever weights are put in: NVIDIA names no more than those others
+    for what kernels depend on.
     """
 
-    def __init__(self, engine: Any, cuda: Cuda, library: Any, plan: bytes | bytearray) -> None:
+    def __init__(self, engine: Any, cuda: Cuda, library: Any, plan: bytes) -> None:
         self._engine = engine
         self._library = library
         self._file = self._cache = self._config = None
