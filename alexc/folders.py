@@ -12,6 +12,9 @@ same place removes it, unless the process that owns it is still at work. The fol
 stands aside as `.alexnet.replaced-…` for the moment between two renames; if a kill comes in that
 moment, the next one puts it back first.
 
+What is only needed for a while lies in a `scratch` folder, of which the same holds: what a killed
+process leaves, the next one removes.
+
 Against a loss of power no file is flushed to disk: that would take longer than most of what is
 written here takes to make.
 """
@@ -23,6 +26,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,6 +130,43 @@ def _sibling(target: Path, kind: str) -> Path:
 def _siblings(target: Path, kind: str) -> list[Path]:
     start = f".{target.name}{kind}"
     return [entry for entry in target.parent.iterdir() if entry.name.startswith(start)]
+
+
+# ---- for a while ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A new folder `alexc-<purpose>.…` in the system's temporary folder, removed in the end.
+
+    Those of the same purpose whose processes are gone are removed before. Raises OSError if the
+    temporary folder can't be written.
+    """
+    _sweep(Path(tempfile.gettempdir()), start := f"alexc-{purpose}.")
+    while True:
+        temporary = tempfile.TemporaryDirectory(prefix=start, ignore_cleanup_errors=True)
+        with temporary as name:
+            lock = _lock(Path(name), wait=True)
+            try:
+                # Before it was locked, another process may have taken it for one left behind.
+                if Path(name).exists():
+                    yield Path(name)
+                    return
+            finally:
+                if lock is not None:
+                    os.close(lock)
+
+
+def _sweep(root: Path, start: str) -> None:
+    """Remove this user's folders in `root` whose names start so, and that nobody has locked."""
+    if sys.platform == "win32":  # which has no such locks
+        return
+    for folder in [entry for entry in root.iterdir() if entry.name.startswith(start)]:
+        with suppress(FileNotFoundError):
+            lock = _lock(folder, wait=False) if folder.lstat().st_uid == os.getuid() else None
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 # ---- locks ---------------------------------------------------------------------------------------

@@ -38,7 +38,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -157,8 +156,10 @@ def run_apart(task: Task, setting: Setting, limit: float) -> dict[str, Any]:
 
     When its time is over, so is that of the processes which it has started.
     """
-    with tempfile.TemporaryDirectory(prefix="alexc-bench-") as folder:
-        out, log = Path(folder) / "result.json", Path(folder) / "log"
+    from alexc.folders import scratch
+
+    with scratch("bench") as folder:
+        out, log = folder / "result.json", folder / "log"
         command = [sys.executable, __file__, "--inside", str(out), "--work", str(setting.work)]
         command += ["--part", task.part, "--about", task.about]
         command += ["--photos", str(setting.photos)] if setting.photos is not None else []

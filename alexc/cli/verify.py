@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,6 +109,7 @@ def verify(
     Exit status 1 if a backend diverges, or none could run.
     """
     from alexc.assembly.inputs import digest_of
+    from alexc.folders import scratch
     from alexc.verify.backends import BACKENDS
     from alexc.verify.crosscheck import verify as cross_check
 
@@ -141,8 +141,8 @@ def verify(
             quiet=json,
         )
     else:
-        with TemporaryDirectory(prefix="alexc-verify-") as scratch:
-            checked = _target(target, weights, seed, Path(scratch))
+        with scratch("verify") as folder:
+            checked = _target(target, weights, seed, folder)
             inputs = _photographs(images, checked.preprocess) if images else None
             unfinished = "not all was compared, and there is no verdict"
             with interruptible(unfinished), steps(enabled=not json) as progress:

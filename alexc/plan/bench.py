@@ -6,7 +6,6 @@ What comes of it is JSON; tables, Markdown and plots are made of that and of not
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from alexc.bundle import runtime_faults
 from alexc.diagnostics import fault, usage_fault
+from alexc.folders import scratch
 from alexc.plan import machine, ours
 from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import Pace, Result, race, run_alone
@@ -81,8 +81,7 @@ def bench(target: Path, options: Options, progress: Progress) -> dict[str, Any]:
     its row.
     """
     check(options)
-    with tempfile.TemporaryDirectory(prefix="alexc-bench-") as name:
-        folder = Path(name)
+    with scratch("bench") as folder:
         net = prepared(target, folder, options.seed, progress)
         own = [
             contestant

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import filecmp
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from alexc.diagnostics import AlexcError
 from alexc.engines.forms import FORMS, changing
+from alexc.folders import scratch
 from alexc.frontend import Net
 from alexc.plan.choice import Tried, choose, first, leaders, racing
 from alexc.plan.measure import Pace
@@ -76,8 +76,8 @@ def search(net: Net, weights: Weights, request: Request, into: Path, progress: P
     from alexc.engines.tensorrt.layers import layers_file
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="alexc-plan-") as name:
-        trials = Trials(net, weights, request, Path(name), progress)
+    with scratch("plan") as folder:
+        trials = Trials(net, weights, request, folder, progress)
         course = _Course(trials, request, started)
         course.run()
         found = course.found()

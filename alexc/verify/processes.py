@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 from types import TracebackType
 from typing import Self
 
 from alexc.diagnostics import fault
+from alexc.folders import scratch
 from alexc.verify import python
 from alexc.verify.answers import Answer, Layers, Step, Whole, steps_after
 from alexc.verify.backends.base import Backend, Subject
@@ -187,8 +188,7 @@ class Crew:
 
     def __enter__(self) -> Self:
         with _full_disk(), self._stack:
-            temporary = TemporaryDirectory(prefix="alexc-verify-", ignore_cleanup_errors=True)
-            folder = Path(self._stack.enter_context(temporary))
+            folder = self._stack.enter_context(scratch("verify"))
             self._exchange = Exchange(folder)
             file = self._weights_file
             if file is None:

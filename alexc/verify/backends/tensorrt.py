@@ -8,9 +8,7 @@ nothing: TensorRT chooses other kernels for them than for the plan.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from alexc.diagnostics import AlexcError
 from alexc.engines.options import PlanOptions
 from alexc.engines.tensorrt import build_plan
+from alexc.folders import scratch
 from alexc.graph.graph import INPUT
 from alexc.ops.base import Shape
 from alexc.verify.backends import served
@@ -129,8 +128,7 @@ class PlanBackend(ModelBackend):
     ) -> Tensors:
         """Build a plan of a copy of the model, run it on one batch, and forget it."""
         batch = BatchRange(len(images), len(images), len(images))
-        with tempfile.TemporaryDirectory(prefix="alexc-verify-") as scratch:
-            folder = Path(scratch)
+        with scratch("verify") as folder:
             file, plan = folder / self.model.name, folder / "copy.plan"
             file.write_bytes(model)
             lend_weights(self.model, model, folder)
