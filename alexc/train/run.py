@@ -27,6 +27,7 @@ FILE = "run.json"
 FORMAT = 1
 LOCK = ".lock"
 _PATIENCE = 5.0  # seconds
+_PATIENCE_AGAIN = 60.0  # of a group that torchrun starts again: twice what it lets workers end in
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,11 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, *, restarted: bool = False) -> Iterator[None]:
     """While this is open, no other process may train into the folder.
 
-    A worker that torchrun is just taking down gets some seconds. Raises UsageError if the folder is
-    taken for longer, or can't be written.
+    Where torchrun has `restarted` the group, the worker that it takes down on another machine gets
+    the time for it. Raises UsageError if the folder is taken for longer, or can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def claimed(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise usage_fault("file/unwritable", f"{folder}: {error.strerror}") from None
     with file:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + (_PATIENCE_AGAIN if restarted else _PATIENCE)
         while not _locked(file):
             if time.monotonic() > deadline:
                 raise usage_fault("run/busy", f"another process is training into {folder}")

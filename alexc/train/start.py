@@ -102,7 +102,8 @@ def _train(
     parts = part(learnt), part(tested)
     weights = _first_weights(net, recipe, options) if before is None else {}
     workers.wait()  # until all have seen what was there before
-    with claimed(options.out) if workers.first else nullcontext():
+    claim = claimed(options.out, restarted=workers.restarted)
+    with claim if workers.first else nullcontext():
         if workers.first and before is None:
             write_record(options.out, record)
         workers.wait()
