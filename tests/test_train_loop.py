@@ -23,7 +23,6 @@ from alexc.train.run import claimed
 from alexc.train.tally import Diagnose, Tally
 from tests.train_nets import DATA, SMALL, Quiet, run, small_net
 
-
 # Seconds after which what hangs is ended; a busy machine starts PyTorch in a minute.
 PATIENCE = 900
 
