@@ -18,11 +18,12 @@ from alexc.build import build
 from alexc.calibrate import calibration as calibrations
 from alexc.diagnostics import AlexcError, UsageError
 from alexc.engines.options import PlanOptions
+from alexc.engines.tensorrt import Plan
 from alexc.engines.tensorrt.layers import layers_file
 from alexc.frontend import Net, load_net
 from alexc.passes.inference import inference
 from alexc.plan import search as searching
-from alexc.plan import trials
+from alexc.plan import trials, workshop
 from alexc.plan.budget import parse_budget
 from alexc.plan.choice import Tried
 from alexc.plan.contestant import Contestant, Subject
@@ -285,6 +286,30 @@ def test_the_plan_that_was_measured_is_the_one_that_is_shipped(
     assert result.plan.choices[0].way.path == planned.path
     assert shipped.read_bytes() == b"measured"
     assert not layers.exists()
+
+
+def test_of_stripped_plans_those_that_the_runtime_can_fill_are_stripped(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def built(*_: Any, flavour: str, precision: str, options: PlanOptions, **__: Any) -> Plan:
+        told.append(options.stripped)
+        return Plan(EngineRecord(flavour, precision, "built", "a.plan"))
+
+    monkeypatch.setattr(workshop, "cached_plan", built)
+    images = np.random.default_rng(3).standard_normal((9, *net.graph.input_shape))
+    material = Material(photographs=images.astype(np.float32))
+    request = Request(parse_budget("1e-2"), PlanOptions(stripped=True), material)
+    weights = draw(net.graph, net.spec.header.init, {}, 0)
+    place = Workshop(net, weights, tmp_path / "ways", request, lambda _: None)
+    for variant in (
+        Variant("tensorrt", "fp16"),
+        Variant("tensorrt", forms=("pool-first",)),
+        Variant("tensorrt", "int8"),
+    ):
+        place.record(variant)
+    assert told == [True, False, False]
 
 
 def test_errors_are_measured_on_photographs_that_no_ranges_come_from(

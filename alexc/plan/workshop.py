@@ -222,6 +222,10 @@ class Workshop:
         (self.folder / ENGINES).mkdir(exist_ok=True)
         records = self._listed()
         digests = {name: records[name].sha256 for name in made.files}
+        plans = self._request.plans
+        # The runtime puts weights.safetensors in, by model.onnx; a form may have others, and
+        # numbers of eight bits have grids that are made of them.
+        whole = bool(variant.forms) or variant.precision in QUANTIZED
         plan = cached_plan(
             self._request.plan_cache,
             made.model,
@@ -229,7 +233,7 @@ class Workshop:
             digests,
             flavour=variant.engine,
             precision=variant.precision,
-            options=self._request.plans,
+            options=replace(plans, stripped=plans.stripped and not whole),
         )
         if plan.record.path is None:
             raise fault("plan/engine", plan.record.status)
