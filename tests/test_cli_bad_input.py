@@ -111,6 +111,17 @@ def test_features_replace_features_only(alexc: Alexc, place: Path) -> None:
     assert load_file(place / "fresh.safetensors").keys() == {"features", "labels"}
 
 
+def test_an_import_writes_and_replaces_specs_only(alexc: Alexc, place: Path) -> None:
+    net = Path(__file__).parent / "import_samples" / "caffe" / "small.prototxt"
+    (place / "photo.jpg").write_bytes(b"a photograph")
+    for name in ("photo.jpg", "net.safetensors", "net"):
+        ran = alexc("import", net, "--out", name, "--force")
+        assert ran.status == 2
+        assert f"error[import/out]: {name} is no .yaml file" in ran.err
+    assert (place / "photo.jpg").read_bytes() == b"a photograph"
+    assert alexc("import", net, "--out", "net.yml").status == 0
+
+
 # ---- training ------------------------------------------------------------------------------------
 
 

@@ -56,6 +56,9 @@ def write(foreign: ForeignNet, spec: Path, *, replace: bool = False) -> Imported
     Raises UsageError `import/exists` if one of the files exists and `replace` is not given, or if
     they can't be written, and AlexcError if the weights don't fit or are not finite.
     """
+    if spec.suffix not in (".yaml", ".yml"):  # also, it would be replaced by its own weights
+        help = f"--out {spec.with_suffix('.yaml')}"
+        raise usage_fault("import/out", f"{spec} is no .yaml file", help=help)
     weights = spec.with_suffix(".safetensors") if foreign.has_weights else None
     for path in (spec, weights):
         if path is not None and path.exists() and not replace:
