@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,17 @@ def test_brackets_in_a_spec_are_text(alexc: Alexc, tmp_path: Path) -> None:
     ran = alexc("inspect", spec)
     assert ran.status == 0
     assert ran.out.splitlines()[0] == "small  see [/red] and [bold]"
+
+
+def test_help_breaks_lines_where_the_page_ends(
+    alexc: Alexc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = alexc("verify", "--help")
+    assert ran.status == 0
+    lines = [line.strip() for line in ran.out.split("╭")[0].splitlines()]
+    *_, paragraph = "\n".join(lines).strip().split("\n\n")
+    text = paragraph.splitlines()
+    assert len(text) > 2
+    for line, following in pairwise(text):
+        assert len(line) + 1 + len(following.split()[0]) > 78, line

@@ -69,8 +69,13 @@ def command_line(names: Iterable[str]) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, help=_paragraphs(command.__doc__ or ""))(command)
     return app
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring, each paragraph on one line: help would break lines where the source does."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def main(ready: Callable[[], None] = lambda: None) -> None:
