@@ -22,7 +22,7 @@ The parts:
     verify    these bundles layer by layer, on the GPU
     speed     latency and throughput of the engines that run, and of what a user would run instead:
               torch, torch.compile, and what TensorRT and ONNX Runtime make of torch.onnx.export's
-              file
+              file; and of ONNX Runtime told otherwise than we do, to see what that would gain
     overhead  what Python takes in a call, over the library's own
 
 They are done in the order of what they decide: first what runs, then fp16, on which the bars are,
@@ -48,7 +48,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 from benchmarks import gpu_facts, gpu_table, gpu_tasks  # noqa: E402
 from benchmarks.gpu_overhead import overhead  # noqa: E402
-from benchmarks.gpu_peers import PEERS  # noqa: E402
+from benchmarks.gpu_peers import BARE, PEERS  # noqa: E402
 from benchmarks.gpu_setting import FULL, OWN, TINY, Setting  # noqa: E402
 from benchmarks.gpu_speed import speed  # noqa: E402
 
@@ -90,6 +90,7 @@ def tasks(setting: Setting) -> list[Task]:
     found += [Task("build", half), Task("verify", half)]
     found += [Task("speed", f"{engine} {half}") for engine in OWN]
     found += [Task("overhead", f"{engine} {half}") for engine in OWN]
+    found += [Task("speed", name) for name in BARE]
     compiled, *rivals = PEERS
     found += [Task("speed", f"{compiled} at {batch}") for batch in setting.scale.batches]
     found += [Task("speed", rival) for rival in rivals]
@@ -106,7 +107,7 @@ def left_out(task: Task, setting: Setting, kept: dict[str, Any]) -> str | None:
     """Why a task need not be begun; None if nothing is known that speaks against it."""
     if task.part in ("verify", "speed", "overhead"):
         words = task.about.split()
-        peer = re.sub(r" at \d+$", "", task.about) in PEERS
+        peer = re.sub(r" at \d+$", "", task.about) in (*PEERS, *BARE)
         precision = "fp16" if peer else words[1] if len(words) > 1 else words[0]
         if not (setting.bundle(precision) / "manifest.json").exists():
             return f"there is no bundle in {precision}"

@@ -6,16 +6,18 @@ All of them compute in fp16 and take and give float32 on the GPU, as the engines
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import alexc_runtime
-from alexc_runtime.manifest import Manifest
+from alexc.engines.forms import FILES
+from alexc_runtime.manifest import MODEL, Manifest
 from alexc_runtime.opening import ENGINES
 from benchmarks.gpu_setting import Setting
 from benchmarks.gpu_timing import Maker, Timed, of_session
@@ -131,18 +133,36 @@ def _exported_to_onnxruntime(setting: Setting, *_: str) -> Iterator[Maker]:
     yield of_onnxruntime(folder / "exported.onnx", manifest)
 
 
-def of_onnxruntime(model: Path, manifest: Manifest, memory: str = "cuda") -> Maker:
-    """A file on ONNX Runtime alone, its batches bound to `memory`."""
+@contextmanager
+def _bare(file: str, options: Mapping[str, str], setting: Setting, *_: str) -> Iterator[Maker]:
+    """ONNX Runtime's CUDA provider on a model of the fp16 bundle, told other than by us."""
+    bundle = alexc_runtime.open_bundle(setting.bundle("fp16"))
+    yield of_onnxruntime(bundle.path(file), bundle.manifest, options=options)
+
+
+def of_onnxruntime(
+    model: Path,
+    manifest: Manifest,
+    memory: str = "cuda",
+    options: Mapping[str, str] | None = None,
+) -> Maker:
+    """A file on ONNX Runtime alone, with more options of its provider, and batches in `memory`.
+
+    Each size of a batch has a session of its own, for a CUDA graph is of one.
+    """
     import onnxruntime
 
-    providers = ENGINES["onnxruntime_cuda" if memory == "cuda" else "onnxruntime"]
-    session = onnxruntime.InferenceSession(
-        str(model),
-        providers=providers.computing("fp16"),  # type: ignore[attr-defined]
-        enable_fallback=0,
-    )
+    onnxruntime.preload_dlls()
+    provider = ("CUDAExecutionProvider", {"use_tf32": "0", **(options or {})})
 
     def at(batch: int) -> Timed:
+        session = onnxruntime.InferenceSession(
+            str(model),
+            providers=[provider if memory == "cuda" else "CPUExecutionProvider"],
+            enable_fallback=0,
+        )
+        if memory == "cuda" and provider[0] not in session.get_providers():
+            raise RuntimeError(f"the {provider[0]} could not be started")
         kind = np.dtype(np.float32)
         images = np.random.default_rng(batch).standard_normal(
             (batch, *manifest.input.shape), np.float32
@@ -167,7 +187,7 @@ def _bundle_of_export(
     from alexc.bundle import staged
     from alexc.engines.options import PlanOptions
     from alexc.engines.tensorrt import build_plan
-    from alexc_runtime.manifest import MODEL, REPORT, WEIGHTS, BatchRange, Verification
+    from alexc_runtime.manifest import REPORT, WEIGHTS, BatchRange, Verification
 
     options = PlanOptions(profiles=tuple(BatchRange(*profile) for profile in profiles))
     made = build_plan(
@@ -204,4 +224,16 @@ PEERS: dict[str, Callable[..., AbstractContextManager[Maker]]] = {
     "export tensorrt_rtx": _exported_to_tensorrt,
     "export onnxruntime_cuda": _exported_to_onnxruntime,
     "torch eager": _eager,
+}
+
+_GRAPH, _NHWC = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}
+# What ONNX Runtime could do on a GPU if it were told otherwise, or given another form of the model.
+BARE: dict[str, Callable[..., AbstractContextManager[Maker]]] = {
+    "bare onnxruntime_cuda": partial(_bare, MODEL, {}),
+    "bare onnxruntime_cuda with graphs": partial(_bare, MODEL, _GRAPH),
+    "bare onnxruntime_cuda with NHWC": partial(_bare, MODEL, _NHWC),
+    "bare onnxruntime_cuda with NHWC and graphs": partial(_bare, MODEL, {**_NHWC, **_GRAPH}),
+    "bare onnxruntime_cuda with LRN banded and graphs": partial(
+        _bare, FILES["onnxruntime"], _GRAPH
+    ),
 }

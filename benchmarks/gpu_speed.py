@@ -22,14 +22,15 @@ def speed(about: str, setting: Setting) -> Iterator[Result]:
     """By batch: p50 and p99 in milliseconds, and images a second with many batches under way.
 
     `about` is `ENGINE PRECISION`, with `without graphs` or `from the host` behind it, or one of
-    `gpu_peers.PEERS`; ` at N` behind either is for that batch alone. What was measured so far comes
-    after each batch.
+    `gpu_peers.PEERS` or `BARE`; ` at N` behind either is for that batch alone. What was measured so
+    far comes after each batch.
     """
     parts = re.fullmatch(r"(.*?)(?: at (\d+))?", about)
     assert parts is not None
     name, batch = parts.groups()
     engine, precision, *how = name.split(" ", 2)
-    make: Callable[..., AbstractContextManager[Maker]] = gpu_peers.PEERS.get(name, _of_bundle)
+    others = {**gpu_peers.PEERS, **gpu_peers.BARE}
+    make: Callable[..., AbstractContextManager[Maker]] = others.get(name, _of_bundle)
     found: Result = {}
     with make(setting, engine, precision, how[0] if how else "") as at:
         for size in setting.scale.batches if batch is None else (int(batch),):

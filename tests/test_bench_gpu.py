@@ -61,7 +61,8 @@ def test_what_decides_comes_first(tmp_path: Path) -> None:
     assert names[1:6] == [f"runs {engine}" for engine in (*OWN, "torch")]
     first = [
         "rates", "build fp16", "verify fp16", "speed onnxruntime_cuda fp16",
-        "overhead onnxruntime_cuda fp16", "speed torch compile at 1", "speed torch compile at 256",
+        "overhead onnxruntime_cuda fp16", "speed bare onnxruntime_cuda with graphs",
+        "speed torch compile at 1", "speed torch compile at 256",
         "speed torch compile at 64", "speed torch compile at 8", "speed export onnxruntime_cuda",
         "build fp32", "speed onnxruntime_cuda fp32",
     ]  # fmt: skip
@@ -292,6 +293,31 @@ def test_an_exported_file_runs_with_its_memory_bound(tmp_path: Path) -> None:
     at = gpu_peers.of_onnxruntime(tmp_path / "small" / MODEL, manifest, "cpu")
     found = gpu_timing.timed(at(2), 2, seconds=0.0)
     assert found["p50_ms"] > 0
+
+
+def test_onnx_runtime_is_told_otherwise_for_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    real: Any = onnxruntime.InferenceSession
+
+    class Session(real):  # type: ignore[misc]
+        def __init__(self, path: str, *, providers: Any, enable_fallback: int) -> None:
+            ((name, options),) = providers
+            told.append((Path(path).name, name, options))
+            cpu = ["CPUExecutionProvider"]
+            super().__init__(path, providers=cpu, enable_fallback=enable_fallback)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    setting = Setting(tmp_path, scale=TINY)
+    make(setting.bundle("fp16"))
+    name = "bare onnxruntime_cuda with NHWC and graphs"
+    with pytest.raises(RuntimeError, match="CUDAExecutionProvider could not be started"):
+        next(gpu_speed.speed(name, setting))
+    options = {"use_tf32": "0", "prefer_nhwc": "1", "enable_cuda_graph": "1"}
+    assert told == [(MODEL, "CUDAExecutionProvider", options)]
 
 
 def test_a_plan_of_an_exported_model_runs_as_ours_do(tmp_path: Path) -> None:
