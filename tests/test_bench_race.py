@@ -11,7 +11,7 @@ import pytest
 
 from alexc.plan import measure
 from alexc.plan.contestant import Contestant, Subject
-from alexc.plan.measure import Pace, Result, Standard, race
+from alexc.plan.measure import Pace, Result, Standard, Step, race
 
 PACE = Pace(rounds=3, seconds=0.0, fewest=2, most=2, profile_runs=5)
 BATCHES = (1, 3)
@@ -31,8 +31,17 @@ def ran(folder: Path, contestants: Sequence[Contestant]) -> dict[str, Result]:
     subject = Subject(unused, unused, folder / "images.npy", unused, folder)
     expected = {"y": distinct.astype(np.float64) * 2}
     standard = Standard(expected, {"y": np.abs(expected["y"]) * 2**-24})
-    results = race(contestants, subject, BATCHES, standard, PACE, lambda _: None)
+    steps: list[Step] = []
+    results = race(contestants, subject, BATCHES, standard, PACE, steps.append)
     assert [result.contestant for result in results] == list(contestants)
+    timed = [(step.batch, step.round) for step in steps if step.round is not None]
+    assert timed == [(batch, number) for batch in BATCHES for number in (1, 2, 3)]
+    told = list(map(str, steps))
+    assert told[0] == f"loading {contestants[0].label}"
+    assert told[len(contestants) :][:2] == [
+        "batch 1: holding outputs against the reference",
+        "batch 1: round 1 of 3",
+    ]
     return {result.contestant.engine: result for result in results}
 
 
