@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from alexc.frontend import load_net
+from alexc.model import weights_for
 from alexc.plan import rates
 from alexc.plan.prepare import write_bundle
-from alexc.weights.init import draw
 from tests.command_line import Alexc, alexc
 
 __all__ = ["alexc"]
@@ -124,8 +124,7 @@ def test_another_bundle_beside(spec: Path, alexc: Alexc) -> None:
     net = load_net(spec)
     folders = []
     for seed in (0, 1):
-        layers = {name: layer.init for name, layer in net.spec.layers.items() if layer.init}
-        weights = draw(net.graph, net.spec.header.init, layers, seed)
+        weights = weights_for(net, None, seed)
         folders.append(spec.with_name(f"bundle{seed}"))
         write_bundle(net, weights, folders[-1], {})
     same, other = folders

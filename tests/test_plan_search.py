@@ -491,12 +491,16 @@ def test_images_with_labels_for_a_search(tmp_path: Path) -> None:
     net = load_net(tmp_path / "small.yaml")
     given = labelled(net, f"folder:{tmp_path / 'data'}", "test")
     assert given.some(4).shape == (4, 3, 9, 8)
-    pixels = labelled(net, f"folder:{tmp_path / 'data'}", "test", "uint8").some(4)
-    assert pixels.dtype == np.uint8
-    np.testing.assert_allclose(given.some(4), pixels * 0.01, rtol=1e-6)
+    of_pixels = labelled(net, f"folder:{tmp_path / 'data'}", "test", "uint8")
+    assert of_pixels.some(4).dtype == np.uint8
+    np.testing.assert_allclose(given.some(4), of_pixels.some(4) * 0.01, rtol=1e-6)
+    asked: set[Any] = set()
 
     def first_class(images: Any) -> Any:
+        asked.add(images.dtype)
         return np.tile(np.array([1, 0, 0, 0, 0, 0, 0.5], np.float32), (len(images), 1))
 
-    top1, top5 = given.score(first_class)
-    assert (top1, top5) == (0.5, 1.0)
+    for each, takes in ((given, np.float32), (of_pixels, np.uint8)):
+        assert each.score(first_class) == (0.5, 1.0)
+        assert asked == {np.dtype(takes)}
+        asked.clear()
