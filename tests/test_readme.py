@@ -71,10 +71,15 @@ def test_make_build_is_the_build_that_these_tests_run() -> None:
 def test_a_command_prints_what_the_readme_shows(project: Path, command: str, shown: str) -> None:
     ran = run(command, project)
     assert ran.returncode == (1 if "broken.yaml" in command else 0), ran.stderr
-    printed = ran.stdout + "\n" + ran.stderr
-    for line in shown.splitlines():
+    printed = without_errors(ran.stdout + "\n" + ran.stderr)
+    for line in without_errors(shown).splitlines():
         if line.strip() not in ("", "…"):
             assert line.rstrip() in printed
+
+
+def without_errors(text: str) -> str:
+    """A transcript with the errors of layers and their shares left out: processors differ."""
+    return re.sub(r"\d\.\de[+-]\d\d +\d+%", "0.0e+00   0%", text)
 
 
 def test_the_python_example_runs(project: Path) -> None:
