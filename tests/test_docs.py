@@ -66,6 +66,39 @@ def test_the_examples_of_the_reference(alexc: Alexc, project: Project) -> None:
     )
 
 
+PAGES = [*sorted(DOCS.glob("*.md")), *(DOCS.parent / n for n in ("README.md", "CHANGELOG.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a link may name of a page: its headings, as hosts of Markdown write them in links."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in _anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_100_columns(page: Path) -> None:
+    """But for tables, links that are longer, and what `make bench` writes."""
+    if page.name == "performance.md":
+        return
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    long = [line for line in text.splitlines() if len(line) > 100 and not line.startswith("|")]
+    assert [line for line in long if " " in line.strip() and "](http" not in line] == []
+
+
 @pytest.mark.slow
 def test_the_tutorial(alexc: Alexc, project: Project) -> None:
     shutil.copytree(DOCS.parent / "specs", "specs")

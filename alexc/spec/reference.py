@@ -77,8 +77,8 @@ def _sections() -> Iterator[str]:
         "stands. |"
     )
     yield (
-        "\nAn op without a required field may be written as its name alone: `relu1: relu`. Names "
-        "of fields are PyTorch's.\n"
+        "\nAn op without a required field may be written as its name alone: `relu1: relu`. Names of"
+        "\nfields are PyTorch's.\n"
     )
     for kind, op in OPS.items():
         yield f"### `{kind}`\n"
