@@ -16,7 +16,7 @@ import alexc_runtime
 from alexc.assembly.options import Options
 from alexc.build import build
 from alexc.calibrate import calibration as calibrations
-from alexc.diagnostics import AlexcError, UsageError
+from alexc.diagnostics import AlexcError, UsageError, fault
 from alexc.engines.options import PlanOptions
 from alexc.engines.tensorrt import Plan
 from alexc.engines.tensorrt.layers import layers_file
@@ -29,7 +29,6 @@ from alexc.plan.choice import Tried
 from alexc.plan.contestant import Contestant, Subject
 from alexc.plan.measure import Pace, Result, race
 from alexc.plan.ours import opened_as_planned
-from alexc.plan.outcome import nothing_passes
 from alexc.plan.photographs import MOST_IMAGES, Labelled, photographs
 from alexc.plan.request import Material, Request, check
 from alexc.plan.search import Found, search
@@ -96,7 +95,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, behaviour: dict[Variant, dict[str,
     def contestant(self: Workshop, variant: Variant) -> Contestant:
         self.make(variant)
         if variant not in behaviour:
-            raise AlexcError(nothing_passes([], parse_budget("exact")))
+            raise fault("engine/build", f"it can't build {self.folder / variant.model}")
         settings = {"folder": str(self.folder), **behaviour[variant]}
         return Contestant(
             variant.engine,
@@ -192,6 +191,8 @@ def test_a_way_that_is_not_verified_is_not_chosen(
     assert result.plan.choices[0].way.path == "model-folded.onnx"
     said = verdicts(result)
     assert said["openvino bf16, folded"] == "not verified: bn1 computes something else"
+    # Named as it would be in the bundle, not in the folder that is gone.
+    assert said["openvino bf16"] == "failed: it can't build model-bf16.onnx"
     # The model came into the bundle, and with it the weights that are its own.
     assert {path.name for path in (tmp_path / "into").iterdir()} >= {
         "model-folded.onnx",

@@ -6,6 +6,7 @@ wrong numbers gets a fault there, and nothing else comes of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class Trials:
             try:
                 contestants[index] = self.workshop.contestant(each.variant)
             except AlexcError as error:
-                each.fault = f"failed: {error.diagnostics[0].message}"
+                each.fault = self._in_words(error.diagnostics[0].message)
         what = f"plan: {stage}, {len(contestants)} ways"
         self._progress(what)
 
@@ -93,7 +94,7 @@ class Trials:
         for index, result in zip(contestants, results, strict=True):
             each = racers[index]
             if result.fault is not None:
-                each.fault = ("not run: " if result.missing else "failed: ") + result.fault
+                each.fault = self._in_words(result.fault, result.missing)
             if result.errors:
                 exact = all(error.exact for error in result.errors.values())
                 worst = max(error.rel_l2 for error in result.errors.values())
@@ -110,13 +111,18 @@ class Trials:
             contestant = self.workshop.contestant(each.variant)
             seen = look(contestant, self._subject, self._photographs, labelled)
         except AlexcError as error:
-            each.fault = f"failed: {error.diagnostics[0].message}"
+            each.fault = self._in_words(error.diagnostics[0].message)
         except WorkerFault as fault:
-            each.fault = ("not run: " if fault.missing else "failed: ") + fault.reason
+            each.fault = self._in_words(fault.reason, fault.missing)
         else:
             exact = each.error.exact if each.error is not None else False
             each.error = Error(seen.rel_l2, exact, seen.agreement if self.real else None)
             each.top1, each.top5 = seen.top1, seen.top5
+
+    def _in_words(self, reason: str, missing: bool = False) -> str:
+        """Why there is nothing of a variant, without the folder that is gone after the search."""
+        reason = reason.replace(f"{self.workshop.folder}{os.sep}", "")
+        return f"not run: {reason}" if missing else f"failed: {reason}"
 
     def cross_check(self, each: Tried) -> None:
         """Hold every layer of its model against the reference, on its engine."""
