@@ -193,6 +193,26 @@ def test_a_session_is_of_the_process_that_opened_it(
         opened.run(images(2))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("end", ["session.close()", "sys.exit()"])
+def test_a_fork_ends_without_waiting_for_its_parents_threads(built: Path, end: str) -> None:
+    script = f"""
+        import os, signal, sys, alexc_runtime
+        session = alexc_runtime.open(sys.argv[1], "openvino", threads=2)
+        session.warm_up()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            {end}
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        session.warm_up()
+        sys.exit(ended)
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(built)]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("images", [-1, 0, 10**15, 10**30])
 def test_a_size_that_nobody_can_run_is_not_warmed_up(built: Path, images: int) -> None:
     with (
@@ -209,6 +229,22 @@ def test_a_closed_session_does_not_run(built: Path) -> None:
     opened.close()
     with pytest.raises(EngineError, match="the session is closed"):
         opened.run(images(1))
+
+
+def test_a_session_that_is_closed_while_a_run_begins_is_a_closed_one(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = alexc_runtime.open(built, "onnxruntime", threads=1)
+    own = os.getpid()
+
+    def getpid() -> int:  # between the look at the session and the run: as in another thread
+        monkeypatch.undo()
+        opened.close()
+        return own
+
+    monkeypatch.setattr(os, "getpid", getpid)
+    with pytest.raises(EngineError, match="the session is closed"):
+        opened.run(images(2))
 
 
 def test_an_engine_that_gives_something_else_than_the_manifest_says_is_a_fault(

@@ -7,6 +7,7 @@ for by name serves or is an error; nothing takes its place.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -171,8 +172,6 @@ def _open_on_best(
             except EngineError as error:
                 # The engine is here and should have run: a machine that serves slower than it
                 # could must say so without being asked.
-                import logging
-
                 logging.getLogger("alexc_runtime").warning("%s", error)
                 passed_over[name] = error.message
             else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
 
     from alexc_runtime.engines.base import Array
 
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()  # of the sessions of this process
+
+
+def _leave_engines() -> None:
+    """In a fork, keep the parent's engines for ever.
+
+    Whoever destroyed one, and were it at the end of Python, would wait for its threads, which this
+    process does not have.
+    """
+    for engine in _engines:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_engines)
+
 
 class Session:
     """A bundle on an engine. Close it, or use it in a `with`.
@@ -31,6 +49,7 @@ class Session:
     def __init__(self, bundle: Bundle, engine: Engine, record: EngineRecord, why: str) -> None:
         self._bundle = bundle
         self._engine: Engine | None = engine
+        _engines.add(engine)
         self._process = os.getpid()
         self._record = record
         self._batch_limits = engine.batch_limits
@@ -136,7 +155,8 @@ class Session:
 
     @property
     def _running(self) -> Engine:
-        if self._engine is None:
+        engine = self._engine  # once, since another thread may close the session meanwhile
+        if engine is None:
             raise closed()
         if self._process != os.getpid():
             raise EngineError(
@@ -144,7 +164,7 @@ class Session:
                 "the session was opened in another process, of which this one is a fork",
                 help="open it after the fork, in each process for itself",
             )
-        return self._engine
+        return engine
 
     def _check_outputs(self, outputs: Mapping[str, NDArray[Any]], images: int) -> None:
         for output in self.manifest.outputs:
@@ -157,9 +177,9 @@ class Session:
                 )
 
     def close(self) -> None:
-        """Let go of memory and devices. Closing twice does nothing."""
+        """Let go of memory and devices. Closing twice does nothing, nor does it in a fork."""
         engine, self._engine = self._engine, None
-        if engine is not None:
+        if engine is not None and self._process == os.getpid():
             engine.close()
 
     def __enter__(self) -> Session:
