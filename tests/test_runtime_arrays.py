@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 import alexc_runtime
 from alexc_runtime import BatchError, dlpack
 from alexc_runtime.arrays import DeviceArray
+from alexc_runtime.engines import cuda
 from tests.cuda_double import LEGACY, Gpu, Status
 from tests.gpu_machine import Machine, machine
 from tests.small_bundle import IMAGE, Array, built, expected, images
@@ -495,6 +498,37 @@ def test_memory_is_not_used_again_while_nobody_may_wait_for_the_gpu(
         assert len(machine.gpu.memory) > 30
         machine.gpu.failing.clear()
         agree(opened.run(batch), images(3))
+
+
+def test_an_output_is_given_back_while_another_thread_waits_for_the_gpu(
+    built: Path, machine: Machine
+) -> None:
+    """Whoever collects it may be what that thread waits for."""
+    library = sys.modules[cuda.MODULE]
+    synchronize = library.cudaDeviceSynchronize
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        reached.set()
+        assert go_on.wait(20)
+        return synchronize()
+
+    with machine.open(built) as opened:
+        batch = ByDlpack(machine.gpu, images(3))
+        kept = [opened.run(batch)]
+        for _ in range(8):
+            opened.run(batch)
+        machine.patch.setattr(library, "cudaDeviceSynchronize", slow)
+        running = threading.Thread(target=lambda: kept.append(opened.run(batch)))
+        running.start()
+        assert reached.wait(20)
+        dropping = threading.Thread(target=lambda: kept.pop(0))
+        dropping.start()
+        dropping.join(5)
+        assert not dropping.is_alive()
+        go_on.set()
+        running.join()
+        agree(kept[0], images(3))
 
 
 def test_the_gpu_that_is_current_may_be_another(built: Path, machine: Machine) -> None:

@@ -357,6 +357,26 @@ def test_a_collection_that_begins_just_before_it_is_kept_from_it_ends(
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize("waiting", ["close", "rest"])
+def test_who_waits_for_the_collector_keeps_nobody_from_recording(
+    built: Path, machine: Machine, waiting: str
+) -> None:
+    """In the thread that it waits for, a collection may end an engine, which waits for that."""
+    opened = machine.open(built)
+    work = opened.close if waiting == "close" else cuda.Cuda("another session").rest
+    with collection._collector._lock:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        free = cuda._recording.acquire(timeout=0.1)
+        if free:
+            cuda._recording.release()
+    thread.join()
+    opened.close()
+    assert free
+
+
 def test_the_number_of_graphs_is_bounded(built: Path, machine: Machine) -> None:
     machine.patch.setattr(launches, "MOST_GRAPHS", 2)
     machine.does.profiles = [(1, 3, 9)]

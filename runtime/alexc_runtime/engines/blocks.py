@@ -8,8 +8,8 @@ are many such.
 
 from __future__ import annotations
 
-import threading
-from contextlib import ExitStack
+from collections import deque
+from contextlib import ExitStack, suppress
 
 from alexc_runtime.engines.cuda import Cuda
 
@@ -18,47 +18,51 @@ MOST_RESTING = 16
 
 
 class Blocks:
-    """Blocks of any size, kept for the next of the same size."""
+    """Blocks of any size, kept for the next of the same size.
+
+    Whoever takes one holds the engine's lock. One is given back wherever its holder ends, also by
+    a collection that begins while another thread waits for this one: without any lock.
+    """
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self._lock = threading.RLock()  # a collection may give a block back at any point
         self._free: dict[int, list[_Memory]] = {}
-        self._resting: list[_Memory] = []
+        self._resting: deque[_Memory] = deque()
         self._open = True
 
     def take(self, size: int) -> Block:
         """A block of at least `size` bytes."""
-        with self._lock:
-            rounded = max(256, 1 << (size - 1).bit_length())
-            if not self._free.get(rounded) and len(self._resting) >= MOST_RESTING:
-                # What a collection gives back meanwhile has not rested with the others.
-                resting, self._resting = self._resting, []
-                if self._cuda.rest():
-                    for memory in resting:
-                        self._free.setdefault(memory.size, []).append(memory)
-                else:
-                    self._resting += resting
-            if free := self._free.get(rounded):
-                return Block(self, free.pop())
-            return Block(self, _Memory(self._cuda, rounded))
+        rounded = max(256, 1 << (size - 1).bit_length())
+        if not self._free.get(rounded):
+            # What is given back meanwhile has not rested with the others.
+            count = len(self._resting)
+            if count >= MOST_RESTING and self._cuda.rest():
+                for _ in range(count):
+                    memory = self._resting.popleft()
+                    self._free.setdefault(memory.size, []).append(memory)
+        if free := self._free.get(rounded):
+            return Block(self, free.pop())
+        return Block(self, _Memory(self._cuda, rounded))
 
     def give_back(self, memory: _Memory) -> None:
         """Take a block back; what is read from it may still be going on."""
-        with self._lock:
-            if self._open:
-                self._resting.append(memory)
-            else:
-                memory.free()
+        self._resting.append(memory)
+        if not self._open:
+            self._free_resting()
 
     def close(self) -> None:
         """Let go of all blocks that nobody holds; the others go when they are given back."""
-        with self._lock:
-            self._open = False
-            for memory in (*self._resting, *(m for held in self._free.values() for m in held)):
+        self._open = False
+        self._free_resting()
+        for held in self._free.values():
+            for memory in held:
                 memory.free()
-            self._resting.clear()
-            self._free.clear()
+        self._free.clear()
+
+    def _free_resting(self) -> None:
+        with suppress(IndexError):  # when there are no more
+            while True:
+                self._resting.popleft().free()
 
 
 class _Memory:

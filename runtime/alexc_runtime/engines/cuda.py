@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from alexc_runtime.engines.base import first_line, import_obstacle, load
+from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.errors import EngineError
 
 MODULE = "cuda.bindings.runtime"
@@ -114,7 +115,7 @@ class Cuda:
         Raises EngineError if it does anything that can't be recorded.
         """
         api = self.api
-        with _recording:
+        with self.alone():
             # Of this thread alone: others may allocate and wait for their streams meanwhile.
             self.call(api.cudaStreamBeginCapture, stream, _mode(api))
             try:
@@ -137,9 +138,14 @@ class Cuda:
         held.callback(api.cudaGraphExecDestroy, made)
         return made
 
-    def alone(self) -> AbstractContextManager[object]:
-        """A block in which nothing of ours is recorded, of what may wait for the whole GPU."""
-        return _recording
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which nothing else of ours is recorded, or may wait for the whole GPU.
+
+        Nor is anything collected: the end of an engine would wait for threads that wait for this.
+        """
+        with without_collection(), _recording:
+            yield
 
     # ---- the GPU ---------------------------------------------------------------------------------
 
@@ -170,7 +176,7 @@ class Cuda:
 
     def rest(self) -> bool:
         """Wait for all that goes on on the GPU. False if somebody else's recording forbids it."""
-        with _recording:
+        with self.alone():
             (status,) = self.api.cudaDeviceSynchronize()
         if status:
             self.forget_error()

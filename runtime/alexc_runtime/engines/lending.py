@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from alexc_runtime.arrays import LEGACY_STREAM, Borrowed, Holder
 from alexc_runtime.engines.base import closed
 from alexc_runtime.engines.blocks import Block
-from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.engines.cuda import Cuda
 from alexc_runtime.errors import EngineError
 
@@ -73,7 +72,6 @@ class State:
                 for stream in self.streams:
                     self.cuda.api.cudaStreamSynchronize(stream)
                 there.enter_context(self.cuda.alone())
-                there.enter_context(without_collection())
                 self.held.close()
                 # Given back twice or late, a thing is an error that nobody can do anything about.
                 self.cuda.forget_error()
