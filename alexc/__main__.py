@@ -7,6 +7,7 @@ while that is being imported.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -23,6 +24,9 @@ def main() -> None:
                 stream or open(os.devnull, "w")  # noqa: PTH123, SIM115  (open to the end)
                 for stream in (sys.stdout, sys.stderr)
             )
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # in an encoding without × a question mark
+                stream.reconfigure(errors="replace")
         from alexc.cli.main import main as run
 
         try:

@@ -204,13 +204,15 @@ def read_bundle(folder: Path) -> tuple[Bundle, Net]:
 def runtime_faults() -> Iterator[None]:
     """Turns what `alexc_runtime` raises in the block into diagnostics.
 
-    A missing bundle, photo or engine is wrong usage (exit status 2); the rest are faults.
+    A bundle, photo or engine that is missing or can't be read is wrong usage (exit status 2); the
+    rest are faults.
     """
     try:
         yield
     except RuntimeFaultError as error:
         missing = (BundleMissingError, EngineUnavailableError, PhotoMissingError)
-        kind = UsageError if isinstance(error, missing) else AlexcError
+        unusable = isinstance(error, missing) or error.code.endswith("/unreadable")
+        kind = UsageError if unusable else AlexcError
         diagnostic = Diagnostic(error.code, error.message, notes=error.notes, help=error.help)
         raise kind(diagnostic) from error
 

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from alexc.bundle import runtime_faults
 from alexc.diagnostics import AlexcError
 from alexc.train import checkpoint
 from alexc.train.score import score_run
+from alexc_runtime.errors import BundleError, PhotoError, PhotoMissingError, RuntimeFaultError
 from tests.command_line import Alexc, alexc
 from tests.train_nets import DATA, SMALL, Quiet, run, small_net
 
@@ -71,6 +73,25 @@ def test_memory_that_runs_out(alexc: Alexc, monkeypatch: pytest.MonkeyPatch) -> 
     ran = alexc("inspect", "small.yaml")
     assert ran.status == 1
     assert "error[memory/exhausted]: there is not enough memory: Unable to allocate 3" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (PhotoMissingError("photo/missing", "there is no file a.jpg"), 2),
+        (PhotoError("photo/unreadable", "a.jpg can't be read: Permission denied"), 2),
+        (PhotoError("photo/damaged", "a.jpg is damaged"), 1),
+        (BundleError("bundle/unreadable", "b/model.onnx can't be read"), 2),
+        (BundleError("bundle/altered", "b is damaged"), 1),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_what_cannot_be_read_is_wrong_usage_and_what_is_damaged_is_not(
+    fault: RuntimeFaultError, status: int
+) -> None:
+    with pytest.raises(AlexcError) as caught, runtime_faults():
+        raise fault
+    assert caught.value.exit_code == status
 
 
 def test_class_folders_that_cannot_be_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -81,3 +82,15 @@ def test_a_closed_stdout_is_no_traceback() -> None:
     )
     assert "Traceback" not in ran.stderr
     assert ran.returncode == 0
+
+
+def test_an_output_that_is_not_unicode_gets_what_it_can_hold() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    plain = subprocess.run(COMMAND, capture_output=True, text=True, check=False, env=environment)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert "6?28?28" in plain.stdout
+    whole = subprocess.run(
+        [*COMMAND, "--resolved", "--json"], capture_output=True, check=False, env=environment
+    )
+    assert whole.returncode == 0
+    assert json.loads(whole.stdout)["name"] == "lenet"

@@ -7,7 +7,6 @@ failed; 2 wrong usage, missing file, missing package; 130 interrupted.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from typing import Annotated
 import typer
 
 from alexc import __version__
-from alexc.cli.terminal import print_diagnostics
+from alexc.cli.terminal import print_diagnostics, print_json
 from alexc.diagnostics import AlexcError, Diagnostic, to_json
 
 # Each command and where it is, in the order in which a newcomer meets them, as `--help` lists them.
@@ -110,5 +109,5 @@ def _needed(arguments: list[str]) -> Iterable[str]:
 
 def _report(diagnostics: list[Diagnostic]) -> None:
     if "--json" in sys.argv[1:]:
-        print(json.dumps({"diagnostics": [to_json(d) for d in diagnostics]}, ensure_ascii=False))
+        print_json({"diagnostics": [to_json(d) for d in diagnostics]})
     print_diagnostics(diagnostics)
