@@ -66,6 +66,8 @@ def command_line(names: Iterable[str]) -> typer.Typer:
         module, _, attribute = COMMANDS[name].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         if isinstance(command, typer.Typer):
+            for inner in command.registered_commands:
+                inner.help = _paragraphs(getattr(inner.callback, "__doc__", None) or "")
             app.add_typer(command, name=name)
         else:
             app.command(name, help=_paragraphs(command.__doc__ or ""))(command)
