@@ -8,7 +8,6 @@ from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
 from alexc.ops.pool import AvgPool, MaxPool
 from alexc.ops.structure import Flatten
-from alexc.ops.window import Axis
 from alexc.spec.names import Names, clip
 from alexc.spec.parse import Spec
 
@@ -126,10 +125,9 @@ def _arithmetic(node: Node) -> tuple[str, ...]:
     """How the shape comes about, with its numbers."""
     if isinstance(node.op, Conv | MaxPool | AvgPool):
         rows, columns = node.op.axes(node.input_shapes[0])
-        texts = [_windows(axis) for axis in (rows, columns)]
-        if texts[0].split(" ", 1)[1] == texts[1].split(" ", 1)[1]:
-            texts = ["rows and columns" + texts[0].removeprefix("rows")]
-        return tuple(texts)
+        if rows.arithmetic == columns.arithmetic:
+            return (f"rows and columns: {rows.arithmetic}",)
+        return tuple(f"{axis.name}: {axis.arithmetic}" for axis in (rows, columns))
     inputs = ", ".join(
         f"{format_shape(shape)} from {source}"
         for source, shape in zip(node.inputs[:_MOST_NAMED], node.input_shapes, strict=False)
@@ -138,15 +136,3 @@ def _arithmetic(node: Node) -> tuple[str, ...]:
     if isinstance(node.op, Flatten):
         product = f", and {'·'.join(map(str, node.input_shapes[0]))} = {node.shape[0]}"
     return (f"{node.op.kind} reads {inputs}{product}",)
-
-
-def _windows(axis: Axis) -> str:
-    """`rows: ⌊(227 − 11) / 4⌋ + 1 = 55`."""
-    left, right = "⌈⌉" if axis.ceil else "⌊⌋"
-    padded = f"{axis.size}"
-    if axis.before or axis.after:
-        padded = f"{axis.before} + {axis.size} + {axis.after}"
-    span = f"{axis.span}"
-    if axis.dilation > 1:
-        span = f"({axis.dilation}·({axis.kernel} − 1) + 1)"
-    return f"{axis.name}: {left}({padded} − {span}) / {axis.stride}{right} + 1 = {axis.count}"

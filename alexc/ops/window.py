@@ -58,6 +58,18 @@ class Axis:
         return steps + 1
 
     @property
+    def arithmetic(self) -> str:
+        """How `count` comes about, with its numbers: `⌊(227 − 11) / 4⌋ + 1 = 55`."""
+        left, right = "⌈⌉" if self.ceil else "⌊⌋"
+        padded = f"{self.size}"
+        if self.before or self.after:
+            padded = f"{self.before} + {self.size} + {self.after}"
+        span = f"{self.span}"
+        if self.dilation > 1:
+            span = f"({self.dilation}·({self.kernel} − 1) + 1)"
+        return f"{left}({padded} − {span}) / {self.stride}{right} + 1 = {self.count}"
+
+    @property
     def reach(self) -> int:
         """Pixels from the first window's start to the last window's end."""
         return (self.count - 1) * self.stride + self.span
@@ -119,20 +131,13 @@ def windowed_shape(channels: int, axes: tuple[Axis, Axis]) -> Shape:
 
 
 def _kernel_too_large(axis: Axis) -> ShapeFault:
-    brackets = "⌈⌉" if axis.ceil else "⌊⌋"
-    padded = f"{axis.size}"
-    if axis.before or axis.after:
-        padded = f"{axis.before} + {axis.size} + {axis.after}"
-    span = f"{axis.span}"
-    if axis.dilation > 1:
-        span = f"({axis.dilation}·({axis.kernel} − 1) + 1)"
     # In ceil mode a window may hang over the edge by up to stride − 1 pixels.
     available = axis.padded + (axis.stride - 1 if axis.ceil else 0)
     largest = (available - 1) // axis.dilation + 1
     return ShapeFault(
         "shape/kernel-too-large",
         f"the kernel spans {axis.pixels(axis.span)} and the padded image has {axis.padded}: "
-        f"{brackets[0]}({padded} − {span}) / {axis.stride}{brackets[1]} + 1 = {axis.count}",
+        f"{axis.arithmetic}",
         field="kernel_size",
         help=f"a kernel_size of at most {axis.pixels(largest)}, "
         f"or {axis.pixels(axis.span - available)} more of padding or of input",
