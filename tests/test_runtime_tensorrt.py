@@ -878,15 +878,6 @@ def test_tensorrt_takes_a_stripped_plan_for_none() -> None:
     assert found & int(real.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
 
 
-def test_weights_may_be_given_by_their_address() -> None:
-    real = pytest.importorskip("tensorrt_rtx")
-    array = np.arange(6, dtype=np.float32)
-    array.flags.writeable = False
-    given = real.Weights(real.DataType.FLOAT, array.ctypes.data, array.size)
-    assert (given.size, given.dtype) == (6, real.DataType.FLOAT)
-    np.testing.assert_array_equal(given.numpy(), array)
-
-
 @pytest.mark.gpu
 def test_a_real_plan_runs_on_a_real_gpu(tmp_path: Path) -> None:
     library = pytest.importorskip("tensorrt_rtx")

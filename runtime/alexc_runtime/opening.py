@@ -7,12 +7,11 @@ for by name serves or is an error; nothing takes its place.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from alexc_runtime.engines.base import Engine
+from alexc_runtime.engines.base import Engine, why_passed_over
 from alexc_runtime.engines.cuda import staying
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
 from alexc_runtime.engines.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorRT
@@ -170,10 +169,7 @@ def _open_on_best(
             try:
                 loaded = kind(bundle, record, threads)
             except EngineError as error:
-                # The engine is here and should have run: a machine that serves slower than it
-                # could must say so without being asked.
-                logging.getLogger("alexc_runtime").warning("%s", error)
-                passed_over[name] = error.message
+                passed_over[name] = why_passed_over(error)
             else:
                 return Session(bundle, loaded, record, before + _reason(record, passed_over))
     raise EngineUnavailableError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from alexc_runtime.errors import BatchError, EngineError
+from alexc_runtime.errors import BatchError, EngineError, EngineUnavailableError
 from alexc_runtime.manifest import Bundle, EngineRecord
 
 if TYPE_CHECKING:
@@ -90,6 +91,17 @@ class Engine(ABC):
 def closed() -> EngineError:
     """The error of using what was closed."""
     return EngineError("engine/closed", "the session is closed")
+
+
+def why_passed_over(error: EngineError) -> str:
+    """The reason why another engine takes the place of one that could not be loaded.
+
+    One that is here should have run: a machine that serves slower than it could must say so
+    without being asked, so that is logged.
+    """
+    if not isinstance(error, EngineUnavailableError):
+        logging.getLogger("alexc_runtime").warning("%s", error)
+    return error.message
 
 
 def import_obstacle(module: str, package: str) -> str | None:

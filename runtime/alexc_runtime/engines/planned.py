@@ -7,14 +7,13 @@ likes; who wants one engine only opens the bundle with `engine=`.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from alexc_runtime.engines.base import Engine, closed
-from alexc_runtime.errors import EngineError, EngineUnavailableError
+from alexc_runtime.engines.base import Engine, closed, why_passed_over
+from alexc_runtime.errors import EngineError
 from alexc_runtime.planned import Plan, Way
 
 if TYPE_CHECKING:
@@ -102,11 +101,7 @@ class PlannedEngine(Engine):
                 try:
                     self._engines[way] = self._load(way)
                 except EngineError as error:
-                    # An engine that is here should have run: a machine that serves slower than it
-                    # could must say so without being asked.
-                    if not isinstance(error, EngineUnavailableError):
-                        logging.getLogger("alexc_runtime").warning("%s", error)
-                    self._failed[way] = error.message
+                    self._failed[way] = why_passed_over(error)
             return self._engines.get(way)
 
 
