@@ -16,6 +16,7 @@ from alexc_runtime.arrays import LEGACY_STREAM, Borrowed, Holder
 from alexc_runtime.engines.base import closed
 from alexc_runtime.engines.blocks import Block
 from alexc_runtime.engines.cuda import Cuda
+from alexc_runtime.engines.pool import Taken
 from alexc_runtime.errors import EngineError
 
 
@@ -122,14 +123,14 @@ class Lent:
 class Computed(Holder):
     """A block that an engine's stream writes."""
 
-    block: Block
+    block: Taken[int, Block]
     state: State
     computing: Any
     event: Any
 
     @property
     def address(self) -> int:
-        return self.block.address
+        return self.block.thing.address
 
     @property
     def stream(self) -> int | None:
@@ -148,4 +149,6 @@ class Computed(Holder):
             if self.state.open:
                 cuda.call(cuda.api.cudaStreamSynchronize, self.computing)
             place = array.ctypes.data
-            cuda.call(cuda.api.cudaMemcpy, place, self.block.address, array.nbytes, cuda.to_host)
+            cuda.call(
+                cuda.api.cudaMemcpy, place, self.block.thing.address, array.nbytes, cuda.to_host
+            )

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout, suppress
 from io import StringIO
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,17 @@ from numpy.typing import NDArray
 from alexc_runtime import user_cache
 from alexc_runtime.arrays import Borrowed, DeviceArray, Holder, OnGpu, borrowed
 from alexc_runtime.engines.base import closed, first_line, import_obstacle, load
-from alexc_runtime.engines.blocks import MOST_RESTING
 from alexc_runtime.engines.cuda import MODULE, Cuda, no_driver, no_gpu
 from alexc_runtime.engines.onnxruntime import OnnxRuntime, Provider
+from alexc_runtime.engines.pool import Pool, Taken
 from alexc_runtime.errors import BatchError, EngineError
 from alexc_runtime.manifest import WEIGHTS, Bundle, EngineRecord
 
 _DEVICE = 0  # CUDA_VISIBLE_DEVICES says which that is
+_FLOAT32 = np.dtype(np.float32)
+
+# An output in memory of ONNX Runtime's, kept by its shape. Making one takes as long as binding it.
+_Value = Taken[tuple[int, ...], Any]
 
 _LIBRARIES = (
     "look whether CUDA and cuDNN are installed in the versions that "
@@ -66,8 +70,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
         self._ordering = threading.Lock()
         self._held = ExitStack()
-        self._streams: tuple[Cuda, Any, Any] | None = None
-        self._resting: list[object] = []  # outputs that nobody holds, and that may still be read
+        self._gpu: _Gpu | None = None
         try:
             super().__init__(bundle, record, threads)
         except EngineError as error:
@@ -106,29 +109,30 @@ class OnnxRuntimeCuda(OnnxRuntime):
                 f"the batch lies on GPU {batch.device}, and the engine is on GPU {_DEVICE}",
                 help="copy it there",
             )
-        lent = self._ready_input(batch)
-        check(lent)
-        kind, images = np.dtype(np.float32), lent.shape[0]
-        outputs = {}
+        lent, values = self._ready(batch, check)
         try:
             binding = self._session.io_binding()
             binding.bind_input(
                 self._input, self.memory, _DEVICE, self._type, lent.shape, lent.address
             )
-            for name, shape in self._shapes.items():
-                value = self._library.OrtValue.ortvalue_from_shape_and_type(
-                    (images, *shape), kind, self.memory, _DEVICE
-                )
-                binding.bind_ortvalue_output(name, value)
-                holder = _Value(value, self._resting)
-                outputs[name] = DeviceArray(holder, (images, *shape), kind, _DEVICE)
+            for name, value in values.items():
+                binding.bind_ortvalue_output(name, value.thing)
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise self._failure(error) from error
-        return outputs
+        images = lent.shape[0]
+        return {
+            name: DeviceArray(_Output(value), (images, *self._shapes[name]), _FLOAT32, _DEVICE)
+            for name, value in values.items()
+        }
 
-    def _ready_input(self, batch: OnGpu) -> Borrowed:
-        """The input when its owner has written it: ONNX Runtime's own stream is not told."""
+    def _ready(
+        self, batch: OnGpu, check: Callable[[Borrowed], None]
+    ) -> tuple[Borrowed, dict[str, _Value]]:
+        """The input when its owner has written it, and where the outputs are to lie.
+
+        ONNX Runtime's own stream is not told to wait, so that we do.
+        """
         if obstacle := import_obstacle(MODULE, "cuda-python"):
             raise EngineError(
                 "engine/unavailable",
@@ -138,37 +142,43 @@ class OnnxRuntimeCuda(OnnxRuntime):
         with self._ordering:
             if self._session is None:
                 raise closed()
-            if self._streams is None:
-                cuda = Cuda(self.name, _DEVICE)
-                with cuda.current():
-                    self._streams = cuda, cuda.stream(self._held), cuda.event(self._held)
-            cuda, stream, event = self._streams
+            if self._gpu is None:
+                self._gpu = self._own()
+            cuda, stream, event, outputs = self._gpu
             with cuda.current():
                 lent = borrowed(batch, int(stream))
+                check(lent)
                 if not lent.ready:
                     cuda.after(cuda.api.cudaStream_t(lent.stream), stream, event)
                 cuda.call(cuda.api.cudaStreamSynchronize, stream)
-                self._let_go(cuda)
-        return lent
+                images = lent.shape[0]
+                try:
+                    values = {
+                        name: outputs.take((images, *shape)) for name, shape in self._shapes.items()
+                    }
+                except Exception as error:
+                    raise self._failure(error) from error
+            return lent, values
 
-    def _let_go(self, cuda: Cuda) -> None:
-        """Give back the outputs that nobody holds, when what was reading them is done.
+    def _own(self) -> _Gpu:
+        cuda = Cuda(self.name, _DEVICE)
+        make, memory = self._library.OrtValue.ortvalue_from_shape_and_type, self.memory
 
-        ONNX Runtime gives their memory to the next output at once, which would be written while
-        another library still reads the last one on a stream of its own.
-        """
-        count = len(self._resting)  # what comes meanwhile has not rested with them
-        if count >= MOST_RESTING and cuda.rest():
-            del self._resting[:count]
+        def output(shape: tuple[int, ...]) -> Any:
+            return make(shape, _FLOAT32, memory, _DEVICE)
+
+        with cuda.current():
+            stream, event = cuda.stream(self._held), cuda.event(self._held)
+        return _Gpu(cuda, stream, event, Pool(cuda, output, lambda _: None))
 
     def close(self) -> None:
         with self._ordering:
             super().close()
-            streams, self._streams = self._streams, None
-            if streams is not None:
-                with suppress(EngineError), streams[0].current():
-                    streams[0].rest()
-            self._resting.clear()
+            gpu, self._gpu = self._gpu, None
+            if gpu is not None:
+                with suppress(EngineError), gpu.cuda.current():
+                    gpu.cuda.rest()
+                gpu.outputs.close()
             self._held.close()
 
 
@@ -215,22 +225,24 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
         return [own, *others]
 
 
-class _Value(Holder):
-    """Memory of ONNX Runtime's, which it has written before `run_with_iobinding` returns.
+class _Gpu(NamedTuple):
+    """What batches on the GPU take: a stream and an event to wait by, and places for outputs."""
 
-    When nobody holds it any more it is put to the others that are `resting`.
-    """
+    cuda: Cuda
+    stream: Any
+    event: Any
+    outputs: Pool[tuple[int, ...], Any]
 
-    def __init__(self, value: Any, resting: list[object]) -> None:
+
+class _Output(Holder):
+    """One that ONNX Runtime has written before `run_with_iobinding` returns."""
+
+    def __init__(self, value: _Value) -> None:
         self._value = value
-        self._resting = resting
-
-    def __del__(self) -> None:
-        self._resting.append(self._value)
 
     @property
     def address(self) -> int:
-        return int(self._value.data_ptr())
+        return int(self._value.thing.data_ptr())
 
     @property
     def stream(self) -> int | None:
@@ -241,7 +253,7 @@ class _Value(Holder):
 
     def copy(self, array: NDArray[Any]) -> None:
         try:
-            array[...] = self._value.numpy()
+            array[...] = self._value.thing.numpy()
         except Exception as error:
             message = f"ONNX Runtime can't copy an output: {first_line(error)}"
             raise EngineError("engine/run", message) from error

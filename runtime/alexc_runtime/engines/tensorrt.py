@@ -28,7 +28,7 @@ import numpy as np
 
 from alexc_runtime.arrays import Borrowed, DeviceArray, OnGpu, borrowed
 from alexc_runtime.engines.base import Engine, closed, first_line, import_obstacle, load
-from alexc_runtime.engines.blocks import Blocks
+from alexc_runtime.engines.blocks import block_size, blocks
 from alexc_runtime.engines.collection import without_collection
 from alexc_runtime.engines.cuda import Cuda, capability, no_driver, no_gpu
 from alexc_runtime.engines.launches import Job, Launches
@@ -108,7 +108,7 @@ class TensorRT(Engine):
             self._event = self._cuda.event(held)
             self._plan = self._loaded(bundle, record, held)
             self.batch_limits = self._plan.batch_limits
-            self._blocks = Blocks(self._cuda)
+            self._blocks = blocks(self._cuda)
             held.callback(self._blocks.close)
             # Nothing here may hold the engine, or it would be let go by a collection alone.
             largest = self.batch_limits[1]
@@ -298,9 +298,9 @@ class TensorRT(Engine):
         outputs, copy = {}, cuda.api.cudaMemcpyAsync
         for tensor in self._outputs:
             size = images * tensor.bytes
-            block = self._blocks.take(size)
+            block = self._blocks.take(block_size(size))
             source = slot.device[tensor.name]
-            cuda.call(copy, block.address, source, size, cuda.on_device, self._compute)
+            cuda.call(copy, block.thing.address, source, size, cuda.on_device, self._compute)
             holder = Computed(block, self._state, self._compute, self._event)
             shape = (images, *tensor.shape)
             outputs[tensor.name] = DeviceArray(holder, shape, tensor.type, cuda.device)
