@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -206,6 +207,28 @@ def test_a_bundle_from_before_says_of_what_the_build_alone_speaks(planned: Plann
     assert left_out == [
         "onnxruntime u8s8: the bundle has no calibration-u8s8.json, and the build alone verified it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"engine": "tpu"}, "tpu bf16, folded: this alexc knows no engine tpu"),
+        ({"precision": "fp4"}, "openvino fp4, folded: this alexc knows no precision fp4"),
+        ({"forms": ("curled",)}, "openvino bf16, curled: this alexc knows no form curled"),
+    ],
+)
+def test_a_bundle_of_a_later_alexc_says_what_this_one_does_not_know(
+    planned: Planned, changed: dict[str, Any], said: str
+) -> None:
+    planned.add(NARROW)
+    manifest = read(planned.folder)
+    assert manifest.plan is not None
+    (candidate,) = manifest.plan.candidates
+    plan = replace(manifest.plan, candidates=(replace(candidate, **changed),))
+    planned.write(replace(manifest, plan=plan))
+    report, left_out = verified(planned)
+    assert list(report.backends) == []
+    assert left_out == [f"{said}, and the build alone verified it"]
 
 
 def test_one_that_computes_something_else_fails_the_bundle(planned: Planned, alexc: Alexc) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.narrow import QUANTIZED, written
 from alexc.engines.forms import FILES, FORMS, in_form
-from alexc.engines.record import EngineRecord
+from alexc.engines.record import PRECISIONS, EngineRecord
 from alexc.frontend import Net
 from alexc.graph.graph import Graph
 from alexc.passes.inference import inference
@@ -122,8 +122,13 @@ def _of_any_build(bundle: Bundle, way: Candidate) -> bool:
 
 def _lacking(bundle: Bundle, variant: Variant) -> str | None:
     """What the bundle, or this alexc, lacks to verify a variant; None if nothing."""
-    if unknown := [name for name in variant.forms if name not in FORMS]:
-        return f"this alexc knows no form {unknown[0]}"
+    for what, names, known in (
+        ("engine", (variant.engine,), ENGINES),
+        ("precision", (variant.precision,), PRECISIONS),
+        ("form", variant.forms, FORMS),
+    ):
+        if unknown := [name for name in names if name not in known]:
+            return f"this alexc knows no {what} {unknown[0]}"
     wanted = [variant.model, *([variant.ranges] if variant.precision in QUANTIZED else [])]
     missing = [name for name in wanted if name not in bundle.manifest.files]
     return f"the bundle has no {missing[0]}" if missing else None
@@ -134,7 +139,6 @@ def _shipped(bundle: Bundle, net: Net, weights: Weights, variant: Variant) -> Sh
     calibration = None
     if variant.precision in QUANTIZED:
         calibration = read_calibration(bundle.path(variant.ranges))
-    precision = "fp32" if variant.precision == "tf32" else variant.precision
     named, preprocess = net.spec.header.precision, bundle.manifest.preprocess
-    model = written(graph, own, precision, named, calibration, preprocess)
+    model = written(graph, own, variant.precision, named, calibration, preprocess)
     return Shipped(bundle.path(variant.model), graph, own, model, variant.precision)

@@ -148,11 +148,10 @@ class Workshop:
         calibration, samples = None, None
         if variant.precision in QUANTIZED:
             calibration, samples = self._calibrated(variant)
-        precision = "fp32" if variant.precision == "tf32" else variant.precision
         named = self.net.spec.header.precision
         model = self.folder / variant.model
         pixels = self._request.pixels
-        result = written(graph, weights, precision, named, calibration, preprocess=pixels)
+        result = written(graph, weights, variant.precision, named, calibration, preprocess=pixels)
         if not model.exists():
             extents = dict(self._extents)
             for file in files[1:]:
