@@ -40,19 +40,21 @@ class Pool(Generic[K, T]):
 
     def take(self, kind: K) -> Taken[K, T]:
         """A thing of the kind, the caller's until nobody holds what is returned."""
-        if not self._free.get(kind):
-            # What comes back meanwhile has not rested with the others.
-            count = len(self._resting)
-            if count >= _MOST_RESTING and self._cuda.rest():
-                for _ in range(count):
-                    rested, thing = self._resting.popleft()
-                    self._free.setdefault(rested, []).append(thing)
-        free = self._free.setdefault(kind, [])
+        free = self._free.get(kind) or self._rested(kind)
         self._free.move_to_end(kind)
+        return Taken(self, kind, free.pop() if free else self._make(kind))
+
+    def _rested(self, kind: K) -> list[T]:
+        """Those of the kind that may be used again; waits for the device if it is time to."""
+        count = len(self._resting)  # what comes back meanwhile has not rested with them
+        if count >= _MOST_RESTING and self._cuda.rest():
+            for _ in range(count):
+                rested, thing = self._resting.popleft()
+                self._free.setdefault(rested, []).append(thing)
         while len(self._free) > _MOST_KINDS:
             for thing in self._free.popitem(last=False)[1]:
                 self._end(thing)
-        return Taken(self, kind, free.pop() if free else self._make(kind))
+        return self._free.setdefault(kind, [])
 
     def give_back(self, kind: K, thing: T) -> None:
         """Take a thing back; what is read from it may still be going on."""
