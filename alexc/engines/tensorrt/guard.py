@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from alexc_runtime.engines.collection import without_collection
 
 
 @contextmanager
@@ -22,17 +23,13 @@ def undisturbed() -> Iterator[None]:
     Ctrl-C would be raised in whichever callback runs at the moment, where TensorRT swallows it. It
     is noted instead, and raised when TensorRT returns, a second or two later.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        with _interrupts_later():
-            yield
-    except BaseException as error:
-        _clear_frames(error)
-        raise
-    finally:
-        if enabled:
-            gc.enable()
+    with without_collection():
+        try:
+            with _interrupts_later():
+                yield
+        except BaseException as error:
+            _clear_frames(error)
+            raise
 
 
 @contextmanager
