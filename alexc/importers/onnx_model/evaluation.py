@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from alexc.importers.onnx_model.node import Node
-from alexc.importers.onnx_model.tensors import DTYPES, Array
-
-if TYPE_CHECKING:
-    from alexc.importers.onnx_model.model import Model
+from alexc.importers.onnx_model.tensors import DTYPES, Array, Tensors
+from alexc.importers.proto import Message
+from alexc.ops.base import Shape
 
 # Programs that compute shapes are short, and their values few.
 _MAX_STEPS = 200
@@ -29,39 +28,55 @@ class NotConstantError(Exception):
     """A tensor that depends on the input, or on an op that is not worked out here."""
 
 
+@dataclass
+class Known:
+    """What constants are worked out from; `arrays` and `variable` are what was worked out already.
+
+    `arrays` are by name and batch. `variable` names those that are known to depend on the input;
+    `shapes` has no batch.
+    """
+
+    tensors: Tensors
+    initializers: Mapping[str, Message]
+    producers: Mapping[str, Node]
+    shapes: Mapping[str, Shape]
+    arrays: dict[tuple[str, int | None], Array] = field(default_factory=dict)
+    variable: set[str] = field(default_factory=set)
+
+
 class Evaluation:
     """Works out one constant, for one batch; every step costs, so that it ends soon."""
 
-    def __init__(self, model: Model, batch: int | None) -> None:
-        self.model = model
+    def __init__(self, known: Known, batch: int | None) -> None:
+        self.known = known
         self.batch = batch
         self.left = _MAX_STEPS
 
     def value(self, name: str) -> Array:
         """The value of a tensor. Raises NotConstantError if it has none here."""
         self.left -= 1
-        model = self.model
-        known = model.arrays.get((name, None))
-        if known is None:
-            known = model.arrays.get((name, self.batch))
-        if known is not None:
-            return known
-        if self.left < 0 or not name or (self.batch is None and name in model.variable):
+        known = self.known
+        array = known.arrays.get((name, None))
+        if array is None:
+            array = known.arrays.get((name, self.batch))
+        if array is not None:
+            return array
+        if self.left < 0 or not name or (self.batch is None and name in known.variable):
             raise NotConstantError
-        if name in model.initializers:
-            model.arrays[name, None] = model.tensors.array(model.initializers[name])
-            return model.arrays[name, None]
+        if name in known.initializers:
+            array = known.arrays[name, None] = known.tensors.array(known.initializers[name])
+            return array
         try:
             array = self._computed(name)
         except NotConstantError:
             if self.batch is None:
-                model.variable.add(name)
+                known.variable.add(name)
             raise
-        model.arrays[name, self.batch] = array
+        known.arrays[name, self.batch] = array
         return array
 
     def _computed(self, name: str) -> Array:
-        node = self.model.producers.get(name)
+        node = self.known.producers.get(name)
         if node is None or node.domain not in ("", "ai.onnx") or name != node.output:
             raise NotConstantError
         evaluate = _EVALUATIONS.get(node.op)
@@ -89,7 +104,7 @@ class Evaluation:
 
 def _constant(run: Evaluation, node: Node) -> Array:
     if "value" in node.attributes:
-        return run.model.tensors.array(node.attributes["value"].message("t"))
+        return run.known.tensors.array(node.attributes["value"].message("t"))
     for name, dtype in (("value_float", "<f4"), ("value_int", "<i8")):
         if name in node.attributes:
             one = node.attributes[name]
@@ -108,16 +123,16 @@ def _constant_of_shape(run: Evaluation, node: Node) -> Array:
         raise NotConstantError
     fill: Array = np.zeros(1, "<f4")
     if "value" in node.attributes:
-        fill = run.model.tensors.array(node.attributes["value"].message("t"))
+        fill = run.known.tensors.array(node.attributes["value"].message("t"))
     return np.broadcast_to(fill.reshape(()), shape)
 
 
 def _shape(run: Evaluation, node: Node) -> Array:
     name = node.input(0)
-    if name in run.model.shapes:
+    if name in run.known.shapes:
         if run.batch is None:
             raise NotConstantError
-        shape = (run.batch, *run.model.shapes[name])
+        shape = (run.batch, *run.known.shapes[name])
     else:
         shape = run.value(name).shape
     start, end = node.integer("start", 0), node.integer("end", len(shape))

@@ -13,7 +13,7 @@ from typing import Any
 
 from alexc.diagnostics import fault
 from alexc.importers.builder import MAX_LAYERS
-from alexc.importers.onnx_model.evaluation import Evaluation, NotConstantError
+from alexc.importers.onnx_model.evaluation import Evaluation, Known, NotConstantError
 from alexc.importers.onnx_model.node import Node, nodes_of
 from alexc.importers.onnx_model.schema import SCHEMAS
 from alexc.importers.onnx_model.tensors import Array, Tensors
@@ -50,11 +50,11 @@ class Model:
     shapes: dict[str, Shape] = field(default_factory=dict)
     # the batch where the model has a fixed one
     batch: int | None = None
-    # What was worked out already, by name and batch, and what is known to depend on the input.
-    arrays: dict[tuple[str, int | None], Array] = field(default_factory=dict)
-    variable: set[str] = field(default_factory=set)
     # Answers to costly questions about a constant: a thousand layers may share one.
     answers: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._known = Known(self.tensors, self.initializers, self.producers, self.shapes)
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is an initializer, or computed from initializers alone."""
@@ -69,7 +69,7 @@ class Model:
 
         Raises NotConstantError if it depends on more, or if nothing here computes it.
         """
-        return Evaluation(self, batch).value(name)
+        return Evaluation(self._known, batch).value(name)
 
     def scalar(self, name: str) -> float:
         """The one number of a constant, as the shortest decimal of its float32."""
