@@ -10,6 +10,9 @@ from typing import Any, TypeVar, cast
 _T = TypeVar("_T")
 _Number = (int, float)
 
+# Any count or seed is shorter, and what is computed of such numbers still fits into a float.
+_MOST_BITS = 256
+
 
 class Fields:
     """A JSON object being read; `where` is its place in the manifest, for messages.
@@ -33,7 +36,7 @@ class Fields:
         # In Python a truth value is an integer too; in a manifest it is not.
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ValueError(f"{self.place(key)} is {json.dumps(value)[:40]}")
-        return value
+        return _bounded(value, self.place(key))
 
     def text(self, key: str) -> str:
         return cast(str, self._take(key, str))
@@ -100,4 +103,11 @@ class Fields:
         for i, item in enumerate(items):
             if not isinstance(item, kinds) or isinstance(item, bool):
                 raise ValueError(f"{self.place(key)}[{i}] is {json.dumps(item)[:40]}")
+            _bounded(item, f"{self.place(key)}[{i}]")
         return tuple(items)
+
+
+def _bounded(value: Any, where: str) -> Any:
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError(f"{where} is an integer of {value.bit_length()} bits")
+    return value
