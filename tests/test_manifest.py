@@ -253,8 +253,8 @@ def _foreign(change: Callable[[dict[str, Any]], object]) -> bytes:
         (lambda m: m["preprocess"].update(resize=10), "bundle/manifest", "does not fit"),
         (lambda m: m["files"].update({"x": {"bytes": 1.5}}), "bundle/manifest", "files.x.bytes is"),
         (lambda m: m["verification"].update(passed=1), "bundle/manifest", "verification.passed is"),
-        (lambda m: m["preprocess"].update(resize=10**400), "bundle/manifest", "integer of 1329 bits"),
-        (lambda m: m["input"].update(shape=[10**90, 1]), "bundle/manifest", "shape[0] is an integer"),
+        (lambda m: m["preprocess"].update(resize=10**400), "bundle/manifest", "of 1329 bits"),
+        (lambda m: m["input"].update(shape=[10**90, 1]), "bundle/manifest", "[0] is an integer"),
         (lambda m: m.update(labels=["\ud800"]), "bundle/manifest", "surrogates not allowed"),
     ],
 )  # fmt: skip
