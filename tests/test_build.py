@@ -417,6 +417,7 @@ def test_wrong_usage_is_told_and_leaves_nothing(
         (["--precision", "int8", "--calibrate", "PHOTO", "--calibrate", "c.json"], "calibrate/m"),
         (["--precision", "int8-weights"], "precision/no-layers"),
         (["--target", "openvino"], "build/target"),
+        (["--target", "onnxruntime", "--precision", "bf16"], "build/target"),
         (["--target", "tensorrt_rtx", "--precision", "u8s8", "--calibrate", "PHOTO"], "build/tar"),
         (["--target", "tensorrt_rtx", "--hardware-compatible"], "engine/option"),
         (["--out", "PHOTO/in/a/file"], "bundle/not-"),

@@ -21,6 +21,7 @@ from alexc.calibrate.overflow import foretell
 from alexc.calibrate.ranges import METHODS, limit
 from alexc.calibrate.simulate import Simulation
 from alexc.diagnostics import AlexcError, UsageError
+from alexc.engines.record import WITHOUT_KERNELS
 from alexc.frontend import load_net
 from alexc.graph.graph import Graph
 from alexc.graph.quantization import LARGEST, QuantizedFormat, Scheme, on_grid
@@ -32,6 +33,7 @@ from alexc.ops.pointwise import Relu
 from alexc.ops.structure import Flatten
 from alexc.passes.precision import with_precision
 from alexc.passes.quantize import quantizable, tensors_to_range
+from alexc.plan.variant import PRECISIONS as SEARCHED
 from alexc.spec.model import InitSpec
 from alexc.verify.reference import evaluate
 from alexc.weights.init import draw
@@ -409,6 +411,9 @@ def test_bf16_says_that_onnx_runtime_can_not_and_openvino_runs_it(
     assert engines["openvino"]["status"] == "verified"
     assert engines["onnxruntime"]["path"] is None
     assert "does not run bf16" in engines["onnxruntime"]["status"]
+    # What is found here refuses it where it is asked for by name, and is not searched for.
+    assert WITHOUT_KERNELS == {"onnxruntime": ("bf16",)}
+    assert "bf16" not in SEARCHED["onnxruntime"]
     assert {engine["precision"] for engine in engines.values()} == {"bf16"}
     with alexc_runtime.open(tmp_path / "b") as session:
         assert (session.engine, session.precision) == ("openvino", "bf16")

@@ -8,6 +8,7 @@ from alexc.assembly.options import MODEL_ENGINES, PLAN_ENGINES, Options
 from alexc.assembly.plans import no_plan
 from alexc.calibrate import narrow
 from alexc.diagnostics import fault, usage_fault
+from alexc.engines.record import WITHOUT_KERNELS
 from alexc.frontend import Net
 from alexc.model import preprocess_of
 from alexc_runtime.errors import BundleError
@@ -28,6 +29,7 @@ def check(net: Net, options: Options) -> None:
     named = net.spec.header.precision
     narrow.check(net.graph, options.precision, named, options.calibrate, preprocess)
     _refuse_absent_engines(options)
+    _refuse_without_kernels(net, options)
 
 
 def _keep_given_weights(options: Options) -> None:
@@ -62,3 +64,17 @@ def _refuse_absent_engines(options: Options) -> None:
                 f"{target.engine} can't be verified here: {obstacle}",
                 help="leave --target out to build for what is installed",
             )
+
+
+def _refuse_without_kernels(net: Net, options: Options) -> None:
+    """Raise UsageError if an engine that was named can't compute in a format of the model."""
+    computing = narrow.formats(net.graph, options.precision, net.spec.header.precision)
+    for target in options.asked(MODEL_ENGINES):
+        for lacking in WITHOUT_KERNELS.get(target.engine, ()):
+            if lacking in computing:
+                raise usage_fault(
+                    "build/target",
+                    f"{target.engine} has no kernels for {lacking}, in which "
+                    f"{computing[lacking]} would compute",
+                    help="leave --target out to build for engines that have them",
+                )

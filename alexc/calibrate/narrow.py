@@ -26,6 +26,8 @@ from alexc.calibrate.overflow import foretell
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.graph.graph import Graph
 from alexc.graph.quantization import Scheme
+from alexc.ops.conv import Conv
+from alexc.ops.dense import Linear
 from alexc.ops.pixels import Pixels
 from alexc.passes.inference import inference
 from alexc.passes.precision import with_precision
@@ -84,6 +86,17 @@ def check(
         how_to_read(preprocess)
     if precision == WEIGHT_ONLY:
         _rounded_layers(inference(graph), named)
+
+
+def formats(graph: Graph, precision: str, named: Mapping[str, Precision]) -> dict[str, str]:
+    """The formats that convolutions and linear layers would compute in, each with the first layer
+    that does."""
+    model = with_precision(inference(graph), _OF_LAYERS.get(precision, "fp32"), named)
+    found: dict[str, str] = {}
+    for node in model.nodes:
+        if isinstance(node.op, Conv | Linear):
+            found.setdefault(model.precision_of(node.name), node.name)
+    return found
 
 
 def saved_ranges(paths: Sequence[Path]) -> Path | None:

@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_BATCH",
     "PRECISIONS",
     "VERIFIED",
+    "WITHOUT_KERNELS",
     "WITHOUT_PLAN",
     "BatchRange",
     "Built",
@@ -35,6 +36,10 @@ WITHOUT_PLAN = {
     "u8s8": "TensorRT's integers of eight bits have a sign; int8 is for it",
     "int8-weights": "TensorRT writes such weights out in fp32, and gains nothing by them",
 }
+
+# Formats that convolutions and linear layers have no kernels for in an engine that loads the model.
+# ONNX Runtime runs some nets in fp8 and some not, so that this shows in its verification alone.
+WITHOUT_KERNELS = {"onnxruntime": ("bf16",)}
 
 VERIFIED = "verified"
 BUILT = "built, not run"

@@ -16,7 +16,7 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "tensorrt_rtx": ("fp32", "tf32", "fp16", "int8"),
     # Its TF32 would be of the same file as fp32, and is left out.
     "onnxruntime_cuda": ("fp32", "fp16"),
-    # On a CPU it has no kernels for bf16, slow ones for fp16, and writes int8 weights out in fp32.
+    # On a CPU it has slow kernels for fp16, and writes weights of int8 out in fp32.
     "onnxruntime": ("fp32", "u8s8"),
     "openvino": ("fp32", "bf16", "int8-weights", "u8s8"),
 }
