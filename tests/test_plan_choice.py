@@ -160,6 +160,31 @@ def test_a_tie_goes_to_the_more_exact_then_to_the_first() -> None:
     assert choose([alike, exact], LOOSE, (1,)) == {1: alike}
 
 
+def test_a_tie_keeps_one_session() -> None:
+    """The same file with as many threads as the engine takes anyway would be loaded twice."""
+    usual = tried("onnxruntime", {1: 3.0, 8: 20.0, 32: 80.0}, noise=0.03)
+    named = tried("onnxruntime", {1: 2.0, 8: 20.0, 32: 80.0}, noise=0.03)
+    named.variant = replace(named.variant, threads=2)
+    other = tried("openvino", {1: 4.0, 8: 20.1, 32: 90.0}, noise=0.03)
+    every, budget = [usual, other, named], parse_budget("exact")
+    chosen = choose(every, budget, (1, 8, 32))
+    assert chosen == {1: named, 8: named, 32: named}
+    assert list(choose(every[::-1], budget, (1, 8, 32)).values()) == [named] * 3
+    assert len(plan_of(every, chosen, budget, 2, False, 1.0).choices) == 1
+    assert verdict(usual, every, chosen, budget) == (
+        "1.50 × the time of onnxruntime fp32, 2 threads at batch 1 (1.50–1.50); "
+        "tied with onnxruntime fp32, 2 threads at batch 8, which runs other batches, too; "
+        "tied with onnxruntime fp32, 2 threads at batch 32, which runs other batches, too"
+    )
+    # No two of these run all, and one that runs two batches comes before others for one each.
+    one, two = tried("openvino", {1: 3.0, 8: 20.0}), tried("onnxruntime", {8: 20.0, 32: 80.0})
+    assert choose([one, two], budget, (1, 8, 32)) == {1: one, 8: one, 32: two}
+    # More exact comes before fewer sessions.
+    coarse = tried("openvino", {1: 2.0, 8: 20.0}, "bf16", COARSE)
+    exact = tried("onnxruntime", {8: 20.0})
+    assert choose([coarse, exact], LOOSE, (1, 8)) == {1: coarse, 8: exact}
+
+
 def test_a_tie_gives_away_no_more_than_two_percent() -> None:
     fast = tried("openvino", {1: 2.0}, "bf16", COARSE)
     # Slower by a tenth in most rounds, and faster in enough of them that it is called a tie.

@@ -1,7 +1,8 @@
 """From what was measured to what is chosen, and why everything else lost.
 
 These are functions of the measurements alone: the same give the same plan. Of two that can't be
-told apart the more exact one is chosen, then the one that stands first.
+told apart the more exact one is chosen, then the one that runs more batches, since each that is
+chosen holds the weights for itself, then the one that stands first.
 """
 
 from __future__ import annotations
@@ -143,14 +144,30 @@ def choose(tried: Sequence[Tried], budget: Budget, batches: Sequence[int]) -> di
 
     A batch at which there is none is left out.
     """
-    chosen = {}
+    alike: dict[int, list[Tried]] = {}
     for batch in batches:
         here = [each for each in tried if each.usable(budget) and batch in each.final]
         if here:
             best = min(here, key=lambda each: (each.final[batch].p50, tried.index(each)))
             level = [each for each in here if tied(each, best, batch)]
-            chosen[batch] = min(level, key=lambda each: (_inexactness(each), tried.index(each)))
-    return chosen
+            most_exact = min(map(_inexactness, level))
+            alike[batch] = [each for each in level if _inexactness(each) == most_exact]
+    return _fewest(alike, tried)
+
+
+def _fewest(alike: Mapping[int, Sequence[Tried]], tried: Sequence[Tried]) -> dict[int, Tried]:
+    """Of each batch's one, and few different ones: again and again the one of the most batches that
+    are left, of several the first."""
+    chosen: dict[int, Tried] = {}
+
+    def batches_of(one: Tried) -> list[int]:
+        left = (batch for batch in alike if batch not in chosen)
+        return [batch for batch in left if any(each is one for each in alike[batch])]
+
+    while len(chosen) < len(alike):
+        best = max(tried, key=lambda each: len(batches_of(each)))
+        chosen |= dict.fromkeys(batches_of(best), best)
+    return {batch: chosen[batch] for batch in alike}
 
 
 def tied(one: Tried, best: Tried, batch: int) -> bool:
@@ -201,22 +218,25 @@ def verdict(one: Tried, tried: Sequence[Tried], chosen: Mapping[int, Tried], bud
     parts = []
     for batch, winner in chosen.items():
         if batch in one.final:
-            parts.append(_lost(one, winner, tried, batch))
+            runs_more = sum(other is winner for other in chosen.values()) > 1
+            parts.append(_lost(one, winner, tried, batch, runs_more))
     if parts:
         return "; ".join(parts)
     return one.dropped or "not raced to the end"
 
 
-def _lost(one: Tried, winner: Tried, tried: Sequence[Tried], batch: int) -> str:
-    compared = compare(one.final[batch].medians, winner.final[batch].medians)
+def _lost(one: Tried, winner: Tried, tried: Sequence[Tried], batch: int, runs_more: bool) -> str:
+    reason = None
     if tied(one, winner, batch):
-        first = tried.index(winner) < tried.index(one)
-        more = (
-            "stands first"
-            if _inexactness(winner) >= _inexactness(one) and first
-            else "is more exact"
-        )
-        return f"tied with {winner.variant.label} at batch {batch}, which {more}"
+        if _inexactness(winner) < _inexactness(one):
+            reason = "is more exact"
+        elif tried.index(winner) < tried.index(one):
+            reason = "stands first"
+        elif runs_more:
+            reason = "runs other batches, too"
+    if reason is not None:
+        return f"tied with {winner.variant.label} at batch {batch}, which {reason}"
+    compared = compare(one.final[batch].medians, winner.final[batch].medians)
     return (
         f"{1 / compared.ratio:.2f} × the time of {winner.variant.label} at batch {batch} "
         f"({1 / compared.high:.2f}–{1 / compared.low:.2f})"
