@@ -244,7 +244,9 @@ def build(
     elif result.report is None:
         print(f"{folder} is up to date")
     else:
-        _print_summary(folder, result)
+        from alexc.cli.build_summary import print_summary
+
+        print_summary(folder, result)
     if repository is not None and not json:
         _print_repository(triton, repository)
 
@@ -334,42 +336,3 @@ def _as_json(folder: Path, result: Result) -> dict[str, Any]:
         "up_to_date": result.report is None,
         "accuracy": [each.to_json() for each in result.report.accuracy] if result.report else [],
     }
-
-
-def _print_summary(folder: Path, result: Result) -> None:
-    from alexc.assembly.options import MODEL_ENGINES
-
-    manifest, report = result.manifest, result.report
-    assert report is not None
-    print(f"{folder}: {manifest.name}, verified against {report.reference}")
-    for backend in manifest.verification.backends:
-        verdict = "verified" if backend.passed else backend.status
-        print(f"  {backend.backend:<16} {verdict}")
-    for record in manifest.engines:
-        of_model = record.engine in MODEL_ENGINES
-        if not of_model and (record.path is None or record.path.endswith(".plan")):
-            print(f"  {record.engine:<16} {record.precision}: {record.status}")
-    if (plan := manifest.plan) is not None:
-        print(f"  plan             {plan.said}: the fastest within {plan.budget}")
-        for candidate in plan.candidates:
-            if candidate.verdict.startswith("chosen"):
-                times = ", ".join(f"{each.batch}: {each.ms:.3g}" for each in candidate.times)
-                print(f"    {candidate.label}: ms by batch {times}")
-    if (calibration := result.calibration) is not None:
-        chosen = calibration.tried[calibration.method]
-        print(
-            f"  ranges of {calibration.images} images by {calibration.method}, "
-            f"{chosen.rel_l2:.2%} off on {calibration.held_out} others; "
-            + ", ".join(
-                f"{name} {tried.rel_l2:.2%}"
-                for name, tried in calibration.tried.items()
-                if name != calibration.method
-            )
-        )
-    for accuracy in report.accuracy:
-        agreement = accuracy.top1_agreement
-        same = "" if agreement is None else f", the same class for {agreement:.1%}"
-        print(
-            f"  {accuracy.backend:<16} {accuracy.output} off by {accuracy.rel_l2:.2%}, "
-            f"{accuracy.max_abs:.2g} at most{same} of {accuracy.images} images"
-        )

@@ -247,7 +247,7 @@ def _verification(opened: Opened) -> Section:
     if said.inputs:
         lines.insert(0, _inputs(said.inputs))
     if content["accuracy"]:
-        lines.append(_accuracy(content["accuracy"]))
+        lines.append(accuracy_table(content["accuracy"]))
     lines.append("of " + ", ".join(said.digests) + ", by their SHA-256" if said.digests else "")
     title = f"{verdict[said.passed]} against {said.reference}"
     return Section("verification", content, title, [line for line in lines if line])
@@ -262,7 +262,8 @@ def _inputs(inputs: Mapping[str, Any]) -> str:
     return f"{what}; outputs in batches of {', '.join(map(str, inputs['batches']))}"
 
 
-def _accuracy(accuracies: list[dict[str, Any]]) -> Table:
+def accuracy_table(accuracies: list[dict[str, Any]]) -> Table:
+    """How far off each backend is on photographs, of what a report's `accuracy` holds."""
     figures = ("off by", "at most", "same class", "images")
     accuracy = table("backend", "output", *figures, figures=figures)
     for each in accuracies:
