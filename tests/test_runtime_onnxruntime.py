@@ -6,7 +6,9 @@ needs a GPU, against a double that notes what it is told.
 
 from __future__ import annotations
 
+import gc
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -215,6 +217,21 @@ def test_memory_of_sizes_that_come_no_more_is_given_back(built: Path, machine: M
         for count in range(1, 200):
             opened.run(ByDlpack(machine.gpu, images(count)))
         assert len(machine.gpu.memory) < 70
+
+
+@pytest.mark.usefixtures("double")
+def test_a_session_that_nobody_closes_gives_back_all_when_it_is_collected(
+    built: Path, machine: Machine
+) -> None:
+    batch = ByDlpack(machine.gpu, images(2))
+    opened = alexc_runtime.open(built, "onnxruntime_cuda")
+    kept = opened.run(batch)["scores"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del opened
+        gc.collect()
+    assert "streams" not in machine.gpu.left()
+    np.testing.assert_array_equal(kept.numpy(), expected(images(2))["scores"])
 
 
 def test_it_serves_unasked_where_nothing_does_that_the_build_verified(

@@ -577,6 +577,37 @@ def test_the_end_waits_for_what_other_threads_read(built: Path, machine: Machine
     assert machine.gpu.left() == {}
 
 
+def test_an_end_that_was_interrupted_comes_with_that_of_the_engine(
+    built: Path, machine: Machine
+) -> None:
+    opened = machine.open(built)
+    assert isinstance(opened._engine, tensorrt.TensorRT)
+    state = opened._engine._state
+    using, done = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with state.used():
+            using.set()
+            done.wait()
+
+    really = state._unused.wait
+
+    def interrupted() -> None:
+        machine.patch.setattr(state._unused, "wait", really)
+        done.set()
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    using.wait()
+    machine.patch.setattr(state._unused, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.close()
+    gc.collect()
+    thread.join()
+    assert machine.gpu.left() == {}
+
+
 def test_a_size_for_which_no_context_can_be_made_is_an_error(built: Path, machine: Machine) -> None:
     with machine.open(built) as opened:
         opened.run(images(3))

@@ -65,8 +65,12 @@ class State:
             if not self.open:
                 return
             self.open = False
-            while self._users:
-                self._unused.wait()
+            try:
+                while self._users:
+                    self._unused.wait()
+            except BaseException:  # Ctrl-C: a second close shall find it as it was
+                self.open = True
+                raise
             with ExitStack() as there:
                 with suppress(EngineError):  # the GPU has failed, and nothing more can be done
                     there.enter_context(self.cuda.current())

@@ -10,10 +10,11 @@ The package is `onnxruntime-gpu`, in place of `onnxruntime`: they are two builds
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout
 from io import StringIO
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from alexc_runtime import user_cache
 from alexc_runtime.arrays import Borrowed, DeviceArray, Holder, OnGpu, borrowed
 from alexc_runtime.engines.base import closed, first_line, import_obstacle, load
 from alexc_runtime.engines.cuda import MODULE, Cuda, no_driver, no_gpu
+from alexc_runtime.engines.lending import State
 from alexc_runtime.engines.onnxruntime import OnnxRuntime, Provider
 from alexc_runtime.engines.pool import Pool, Taken
 from alexc_runtime.errors import BatchError, EngineError
@@ -69,7 +71,6 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     def __init__(self, bundle: Bundle, record: EngineRecord, threads: int | None) -> None:
         self._ordering = threading.Lock()
-        self._held = ExitStack()
         self._gpu: _Gpu | None = None
         try:
             super().__init__(bundle, record, threads)
@@ -144,42 +145,33 @@ class OnnxRuntimeCuda(OnnxRuntime):
                 raise closed()
             if self._gpu is None:
                 self._gpu = self._own()
-            cuda, stream, event, outputs = self._gpu
-            with cuda.current():
-                lent = borrowed(batch, int(stream))
+            gpu = self._gpu
+            with gpu.cuda.current():
+                lent = borrowed(batch, int(gpu.stream))
                 check(lent)
-                if not lent.ready:
-                    cuda.after(cuda.api.cudaStream_t(lent.stream), stream, event)
-                cuda.call(cuda.api.cudaStreamSynchronize, stream)
+                gpu.wait(lent)
                 images = lent.shape[0]
                 try:
                     values = {
-                        name: outputs.take((images, *shape)) for name, shape in self._shapes.items()
+                        name: gpu.outputs.take((images, *shape))
+                        for name, shape in self._shapes.items()
                     }
                 except Exception as error:
                     raise self._failure(error) from error
             return lent, values
 
     def _own(self) -> _Gpu:
-        cuda = Cuda(self.name, _DEVICE)
         make, memory = self._library.OrtValue.ortvalue_from_shape_and_type, self.memory
-
-        def output(shape: tuple[int, ...]) -> Any:
-            return make(shape, _FLOAT32, memory, _DEVICE)
-
-        with cuda.current():
-            stream, event = cuda.stream(self._held), cuda.event(self._held)
-        return _Gpu(cuda, stream, event, Pool(cuda, output, lambda _: None))
+        gpu = _Gpu(self.name, lambda shape: make(shape, _FLOAT32, memory, _DEVICE))
+        weakref.finalize(self, gpu.close)
+        return gpu
 
     def close(self) -> None:
         with self._ordering:
             super().close()
             gpu, self._gpu = self._gpu, None
             if gpu is not None:
-                with suppress(EngineError), gpu.cuda.current():
-                    gpu.cuda.rest()
-                gpu.outputs.close()
-            self._held.close()
+                gpu.close()
 
 
 class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
@@ -225,13 +217,27 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
         return [own, *others]
 
 
-class _Gpu(NamedTuple):
-    """What batches on the GPU take: a stream and an event to wait by, and places for outputs."""
+class _Gpu:
+    """What batches on the GPU take: a stream and an event to wait by, and memory for outputs.
 
-    cuda: Cuda
-    stream: Any
-    event: Any
-    outputs: Pool[tuple[int, ...], Any]
+    It does not know the engine, to be given back when that is collected.
+    """
+
+    def __init__(self, who: str, output: Callable[[tuple[int, ...]], Any]) -> None:
+        self.cuda, held = Cuda(who, _DEVICE), ExitStack()
+        with self.cuda.current():
+            self.stream, self._event = self.cuda.stream(held), self.cuda.event(held)
+        self.outputs: Pool[tuple[int, ...], Any] = Pool(self.cuda, output, lambda _: None)
+        held.callback(self.outputs.close)
+        held.callback(self.cuda.rest)  # what came back may still be read
+        self.close = State(self.cuda, (self.stream,), held).close
+
+    def wait(self, lent: Borrowed) -> None:
+        """Wait until the owner of an input has written it."""
+        cuda = self.cuda
+        if not lent.ready:
+            cuda.after(cuda.api.cudaStream_t(lent.stream), self.stream, self._event)
+        cuda.call(cuda.api.cudaStreamSynchronize, self.stream)
 
 
 class _Output(Holder):

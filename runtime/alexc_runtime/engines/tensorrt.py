@@ -125,7 +125,7 @@ class TensorRT(Engine):
             failing.pop_all()
         self._lock = self._state.lock
         # Also when nobody closes it: at its collection, or where Python ends.
-        self._end = weakref.finalize(self, self._state.close)
+        weakref.finalize(self, self._state.close)
 
     def _loaded(self, bundle: Bundle, record: EngineRecord, held: ExitStack) -> Plan:
         library, tensors = load(self.name), (self._input, *self._outputs)
@@ -309,7 +309,7 @@ class TensorRT(Engine):
     # ---- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        self._end()
+        self._state.close()
 
     def _synchronize(self, stream: Any) -> Any:
         return self._cuda.api.cudaStreamSynchronize(stream)
