@@ -56,6 +56,17 @@ def test_long_words_fold_where_they_must() -> None:
     assert WIDE not in file.getvalue()
 
 
+def test_columns_of_words_share_what_room_there_is() -> None:
+    """None is squeezed below its longest word while another one has more than that."""
+    file = io.StringIO()
+    made = table("layer", "op", "inputs", "MACs", figures=("MACs",))
+    made.add_row("pool", "adaptive_avg_pool", "flatten, features, pooled", "724,406,816")
+    show(Console(file=file, width=54), made)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 54
+    assert "adaptive_avg_pool" in file.getvalue()
+
+
 def test_of_what_nothing_is_said_is_left_out() -> None:
     file = io.StringIO()
     show(Console(file=file, width=40), pairs([("seed", "7"), ("labels", ""), ("seed", "9")]))

@@ -89,6 +89,8 @@ def show(out: Console, shown: Table, spare: Sequence[str] = ()) -> set[str]:
         shown.columns = [replace(column, _index=index) for index, column in enumerate(kept)]
     if (needed := _narrowest(out, shown)) > out.width:
         shown.width = needed  # or else rich drops columns
+    else:
+        _share_out(out, shown, out.width - needed)
     out.print(shown, crop=False)
     if left_out:
         out.print("more columns on a wider terminal, and with --json")
@@ -102,3 +104,22 @@ def _narrowest(out: Console, shown: Table) -> int:
     narrow = copy(shown)
     narrow.columns = [replace(column, width=column.min_width) for column in shown.columns]
     return Measurement.get(out, out.options.update(width=_UNLIMITED), narrow).minimum
+
+
+def _share_out(out: Console, shown: Table, room: int) -> None:
+    """Give columns what they would like beyond the least, as evenly as `room` allows.
+
+    Rich takes from the widest first, below what a column may be, and then prints a wider table.
+    """
+    from rich.measure import Measurement
+
+    unlimited = out.options.update(width=_UNLIMITED)
+    wanted = []
+    for index, column in enumerate(shown.columns):
+        cells = (column.header, column.footer, *column.cells)
+        liked = max(Measurement.get(out, unlimited, cell).maximum for cell in cells)
+        wanted.append((max(0, liked - (column.min_width or 0)), index))
+    for place, (more, index) in enumerate(sorted(wanted)):
+        given = min(more, room // (len(wanted) - place))
+        shown.columns[index].width = (shown.columns[index].min_width or 0) + given
+        room -= given
