@@ -615,6 +615,18 @@ def test_everything_that_can_not_be_said_is_refused_at_once(models: Models) -> N
     assert kinds(read(path, partial="first")) == {"first": "conv"}
 
 
+def test_layers_behind_a_refused_one_are_neither_faults_nor_where_to_stop(models: Models) -> None:
+    models.node("Conv", ["x", models.drawn("w", 4, 3, 3, 3)], ["c"], name="first")
+    models.node("Gelu", ["c"], ["g"], name="smooth")
+    models.node("LRN", ["g"], ["n"], name="norm", size=5)
+    models.node("MaxPool", ["n"], ["y"], name="last", kernel_shape=[3, 3])
+    with pytest.raises(AlexcError) as caught:
+        read(models.save("y", opset=20))
+    (only,) = caught.value.diagnostics
+    assert only.code == "import/unsupported-layer"
+    assert only.help == "--partial first imports the net up to there"
+
+
 @pytest.mark.parametrize(
     ("op", "attributes", "code"),
     [

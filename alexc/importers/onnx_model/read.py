@@ -61,14 +61,12 @@ class _Reader:
         values: dict[str, Value | None] = {source: builder.input(self._input_shape(source))}
         assert builder.input_shape is not None
         model.shapes[source] = builder.input_shape
-        refused: list[Node] = []
         for node in model.nodes:
             if (found := planned.get(node.index)) is not None:
-                value = self._translate(found, values, refused)
+                value = self._translate(found, values)
                 values[node.output] = value
                 if value is not None and value.shape is not None:
                     model.shapes[node.output] = value.shape
-        self._tell_refused(refused)
         return builder.finish(
             None if model.name in _MADE_UP_GRAPHS else model.name,
             [model.path, *(mapped.path for mapped in model.tensors.external.values())],
@@ -124,9 +122,7 @@ class _Reader:
 
     # ---- translation -----------------------------------------------------------------------------
 
-    def _translate(
-        self, planned: Planned, values: dict[str, Value | None], refused: list[Node]
-    ) -> Value | None:
+    def _translate(self, planned: Planned, values: dict[str, Value | None]) -> Value | None:
         node = planned.main
         origin = planned.node.origin
         missing = [name for name in planned.sources if name not in values]
@@ -138,7 +134,7 @@ class _Reader:
             return None
         operation = OPERATIONS.get(node.op) if node.domain in ("", "ai.onnx") else None
         if operation is None:
-            refused.append(planned.node)
+            self._refuse(planned.node)
             return None
         inputs = [values[name] for name in planned.sources]
         name = next(filter(None, given_names(self.model, planned)), "")
@@ -151,16 +147,16 @@ class _Reader:
             self.builder.fault("import/unsupported-field", message)
         return None
 
-    def _tell_refused(self, refused: list[Node]) -> None:
-        for position, node in enumerate(refused):
-            help = None
-            if position == 0 and self.request.partial is None and self.builder.rows:
-                last = next((r for r in reversed(self.builder.rows) if r.layer), None)
-                if last is not None:
-                    help = f"--partial {clip(last.origin.name)} imports the net up to there"
-            op = f"{clip(node.domain)}.{clip(node.op)}" if node.domain else clip(node.op)
-            message = f"{node.origin}: a spec can't say ONNX's {op or 'nothing'}"
-            self.builder.fault("import/unsupported-layer", message, help=help)
+    def _refuse(self, node: Node) -> None:
+        """Say that a spec has no such layer; with the first fault, what comes whole before it."""
+        help = None
+        if not self.builder.faults and self.request.partial is None:
+            last = next((row for row in reversed(self.builder.rows) if row.layer), None)
+            if last is not None:
+                help = f"--partial {clip(last.origin.name)} imports the net up to there"
+        op = f"{clip(node.domain)}.{clip(node.op)}" if node.domain else clip(node.op)
+        message = f"{node.origin}: a spec can't say ONNX's {op or 'nothing'}"
+        self.builder.fault("import/unsupported-layer", message, help=help)
 
 
 # ---- names ---------------------------------------------------------------------------------------
