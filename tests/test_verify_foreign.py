@@ -406,7 +406,6 @@ def other_pooling(model: onnx.ModelProto) -> None:
     [
         (alpha, "norm1", "local"),
         (shifted, "conv2", "local"),
-        (not_reset, "flat", "wiring"),
         (other_activation, "relu2", "local"),
         (other_pooling, "pool1", "local"),
     ],
@@ -425,11 +424,40 @@ def test_a_fault_in_the_file_is_localised_in_the_spec(
     assert "relu1" in before
 
 
-def test_a_layer_that_is_gone_is_where_the_fault_may_lie(planting: Planting) -> None:
-    report = planting.verify(not_reset)
-    assert report.no_counterpart["relu2"] == "the file has no relu in its place"
-    told = "relu2 before flat has no counterpart: the fault may lie there"
-    assert told in report.notes
+def without_relu(index: int) -> Callable[[onnx.ModelProto], None]:
+    """The file without a ReLU: what read it reads what it read."""
+
+    def removed(model: onnx.ModelProto) -> None:
+        gone = node(model, "Relu", index)
+        model.graph.node.remove(gone)
+        for each in model.graph.node:
+            each.input[:] = [gone.input[0] if n == gone.output[0] else n for n in each.input]
+
+    return removed
+
+
+@pytest.mark.parametrize(
+    ("plant", "layer", "behind"),
+    [
+        (not_reset, "relu2", "flat"),
+        (without_relu(0), "relu1", "norm1"),
+        (without_relu(1), "relu2", "flat"),
+        (without_relu(2), "relu3", "fc4"),
+    ],
+)
+def test_a_layer_that_is_missing_is_named(
+    planting: Planting, plant: Callable[[onnx.ModelProto], None], layer: str, behind: str
+) -> None:
+    report = planting.verify(plant, backends=None)
+    assert not report.passed
+    assert report.no_counterpart[layer] == "the file has no relu in its place"
+    first = report.first_divergence
+    assert first is not None
+    assert (first.layer, first.kind) == (layer, "wiring")
+    assert f"{behind} reads there what {layer} should read: {layer} is missing" in report.notes
+    assert {(row.backend, row.message) for row in report.rows if row.layer == layer} == {
+        (result.backend, "not there") for result in report.backends
+    }
 
 
 def test_layers_in_another_order_are_a_fault(tmp_path: Path) -> None:

@@ -234,6 +234,11 @@ def _report(
     in_order = [results[kind] for kind in kinds]
     judged = [result for result in in_order if result.passed is not None]
     divergence = first_divergence(graph, rows)
+    missing = _missing(found, divergence)
+    notes = _notes(found, model, absent, divergence, missing)
+    if divergence is not None and missing:
+        rows = _with_missing(rows, missing, divergence.layer)
+        divergence = first_divergence(graph, rows)
     matched = {n: layer.tensor for n, layer in matching.pairs.items() if n not in mistaken}
     return ForeignReport(
         bool(judged)
@@ -244,7 +249,7 @@ def _report(
         in_order,
         rows,
         divergence,
-        notes=_notes(found, model, absent, divergence),
+        notes=notes,
         file=str(model.path),
         producer=model.producer,
         matched=matched,
@@ -284,6 +289,29 @@ def _mistaken(found: _Prepared, findings: Sequence[Findings]) -> set[str]:
     return mistaken
 
 
+def _missing(found: _Prepared, divergence: Divergence | None) -> list[str]:
+    """The layers that the file leaves out right before the one that diverges.
+
+    That one is right by itself, and its inputs are: what is wrong is that nothing stands between.
+    Without a divergence nothing is missing: a file may compute the same in fewer steps.
+    """
+    if divergence is None or divergence.kind != "wiring":
+        return []
+    bypassed = found.matching.bypassed
+    return [layer for layer, following in bypassed.items() if divergence.layer in following]
+
+
+def _with_missing(rows: Sequence[Row], missing: Sequence[str], behind: str) -> list[Row]:
+    """The rows with one for each missing layer on each backend, before that of the layer behind."""
+    told: list[Row] = []
+    for row in rows:
+        if row.layer == behind and row.check == "end_to_end" and not row.passed:
+            none = Row("", row.backend, "end_to_end", None, None, 0.0, False, "not there")
+            told += [replace(none, layer=layer) for layer in missing]
+        told.append(row)
+    return told
+
+
 def _weight_rows(found: _Prepared, backend: str) -> list[Row]:
     """A row for every weight that was held against one that is meant, and for what is too much."""
 
@@ -307,13 +335,19 @@ def _notes(
     model: ForeignModel,
     absent: Mapping[str, str],
     divergence: Divergence | None,
+    missing: Sequence[str],
 ) -> list[str]:
     notes = []
     pairs = found.matching.pairs
     if divergence is not None and divergence.layer in pairs:
         notes.append(f"{divergence.layer} is {pairs[divergence.layer].label} in {model.path}")
         node = found.subject.written.by_name[divergence.layer]
-        if unknown := [s for s in node.inputs if s != INPUT and s not in pairs]:
+        if missing:
+            notes.append(
+                f"{divergence.layer} reads there what {missing[0]} should read: "
+                f"{', '.join(missing)} is missing"
+            )
+        elif unknown := [s for s in node.inputs if s != INPUT and s not in pairs]:
             notes.append(
                 f"{', '.join(unknown)} before {divergence.layer} has no counterpart: "
                 "the fault may lie there"

@@ -46,13 +46,15 @@ class Matching:
     `pairs` holds the file's layer for each layer of the spec that has one. `folded` are the batch
     norms that the file has multiplied into the layer before them, each with that layer, whose
     result is then nowhere in the file. `absent` says of each other layer why it has no counterpart,
-    and `extra` are the layers of the file that no layer of the spec is.
+    and `extra` are the layers of the file that no layer of the spec is. `bypassed` are absent ones
+    whose place is empty, each with the layers whose counterparts read what it should have read.
     """
 
     pairs: Mapping[str, ForeignLayer]
     folded: Mapping[str, str]
     absent: Mapping[str, str]
     extra: Sequence[ForeignLayer]
+    bypassed: Mapping[str, Sequence[str]]
 
 
 def match(graph: Graph, model: ForeignModel) -> Matching:
@@ -79,7 +81,8 @@ def match(graph: Graph, model: ForeignModel) -> Matching:
         elif node.name not in pairs:
             absent[node.name] = f"the file has no {node.op.kind} in its place"
     used = {layer.tensor for layer in pairs.values()}
-    return Matching(pairs, folded, absent, [each for each in layers if each.tensor not in used])
+    extra = [each for each in layers if each.tensor not in used]
+    return Matching(pairs, folded, absent, extra, _bypassed(nodes, extra, judge, pairs))
 
 
 def _family(kind: str | None) -> str | None:
@@ -310,3 +313,44 @@ def _folded(graph: Graph, nodes: Sequence[Node], pairs: dict[str, ForeignLayer])
             pairs[node.name] = pairs.pop(before.name)
             folded[node.name] = before.name
     return folded
+
+
+def _bypassed(
+    nodes: Sequence[Node],
+    extra: Sequence[ForeignLayer],
+    judge: _Judge,
+    pairs: Mapping[str, ForeignLayer],
+) -> dict[str, Sequence[str]]:
+    """Layers without weights that the file leaves out: what comes next there reads the counterpart
+    of what they read. Each with those next layers. One whose op stands elsewhere is not left out.
+    """
+    elsewhere = {_family(layer.kind) for layer in extra}
+    there = {INPUT: INPUT} | {name: layer.tensor for name, layer in pairs.items()}
+    found: dict[str, Sequence[str]] = {}
+    for node in nodes:
+        if node.name in there or node.parameters or len(node.inputs) != 1:
+            continue
+        if _family(node.op.kind) in elsewhere:
+            continue
+        if (source := there.get(node.inputs[0])) is None:
+            continue
+        following = _next_found(node.name, nodes, pairs)
+        if following and all(source in judge.sources(pairs[name]) for name in following):
+            found[node.name] = following
+            there[node.name] = source
+    return found
+
+
+def _next_found(
+    layer: str, nodes: Sequence[Node], pairs: Mapping[str, ForeignLayer]
+) -> Sequence[str]:
+    """The nearest layers with a counterpart that read a layer, past others without one."""
+    passed, found = {layer}, []
+    for node in nodes:
+        if passed.isdisjoint(node.inputs):
+            continue
+        if node.name in pairs:
+            found.append(node.name)
+        else:
+            passed.add(node.name)
+    return found
