@@ -25,6 +25,7 @@ from alexc_runtime.manifest import (
     MODEL,
     WEIGHTS,
     Manifest,
+    Origin,
     Preprocess,
     open_bundle,
     parse,
@@ -162,6 +163,7 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
         MANIFEST,
         replace(MANIFEST, preprocess=None, labels=None, engines=()),
         replace(MANIFEST, name='quotes " and \\ and 中文'),
+        replace(MANIFEST, weights=Origin(10**400)),
     ):
         assert parse(render(manifest), "manifest.json") == manifest
         assert render(parse(render(manifest), "manifest.json")) == render(manifest)
@@ -254,6 +256,7 @@ def _foreign(change: Callable[[dict[str, Any]], object]) -> bytes:
         (lambda m: m["files"].update({"x": {"bytes": 1.5}}), "bundle/manifest", "files.x.bytes is"),
         (lambda m: m["verification"].update(passed=1), "bundle/manifest", "verification.passed is"),
         (lambda m: m["preprocess"].update(resize=10**400), "bundle/manifest", "of 1329 bits"),
+        (lambda m: m["preprocess"].update(scale=10**400), "bundle/manifest", "scale is an integer"),
         (lambda m: m["input"].update(shape=[10**90, 1]), "bundle/manifest", "[0] is an integer"),
         (lambda m: m.update(labels=["\ud800"]), "bundle/manifest", "surrogates not allowed"),
     ],

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 _T = TypeVar("_T")
 _Number = (int, float)
 
-# Any count or seed is shorter, and what is computed of such numbers still fits into a float.
+# Whatever is counted is far shorter, and what is computed of such numbers still fits into a float.
 _MOST_BITS = 256
 
 
@@ -36,7 +36,7 @@ class Fields:
         # In Python a truth value is an integer too; in a manifest it is not.
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ValueError(f"{self.place(key)} is {json.dumps(value)[:40]}")
-        return _bounded(value, self.place(key))
+        return value
 
     def text(self, key: str) -> str:
         return cast(str, self._take(key, str))
@@ -45,7 +45,7 @@ class Fields:
         return cast("str | None", self._take(key, str, type(None)))
 
     def integer(self, key: str) -> int:
-        return cast(int, self._take(key, int))
+        return cast(int, _bounded(self._take(key, int), self.place(key)))
 
     def count(self, key: str) -> int:
         """An integer from 1 on."""
@@ -55,6 +55,10 @@ class Fields:
         return count
 
     def optional_integer(self, key: str) -> int | None:
+        return cast("int | None", _bounded(self.optional_seed(key), self.place(key)))
+
+    def optional_seed(self, key: str) -> int | None:
+        """An integer of any size."""
         return cast("int | None", self._take(key, int, type(None)))
 
     def number(self, key: str) -> float:
@@ -65,6 +69,7 @@ class Fields:
         return None if value is None else self._finite(key, value)
 
     def _finite(self, key: str, value: float) -> float:
+        _bounded(value, self.place(key))
         if not math.isfinite(value):  # which JSON has no word for, but Python reads
             raise ValueError(f"{self.place(key)} is {value}")
         return float(value)

@@ -166,7 +166,7 @@ def _input_type(fields: Fields) -> InputType:
 
 
 def _origin(fields: Fields) -> Origin:
-    return Origin(fields.optional_integer("seed"))
+    return Origin(fields.optional_seed("seed"))
 
 
 def _output(fields: Fields) -> Output:
