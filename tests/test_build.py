@@ -382,6 +382,12 @@ def test_weights_that_dont_fit_leave_the_old_bundle(
         (["build", "SPEC", "--precision", "fp4"], "build/precision"),
         (["build", "SPEC", "--target", "tensorflow"], "build/target"),
         (["build", "SPEC", "--target", "onnxruntime:8.9"], "build/target"),
+        (["build", "SPEC", "--target", "tensorrt_rtx:8.9,,12.0"], "build/target"),
+        (["build", "SPEC", "--target", "tensorrt_rtx:"], "build/target"),
+        (
+            ["build", "SPEC", "--target", "tensorrt_rtx:8.9", "--target", "tensorrt_rtx:12.0"],
+            "build/target",
+        ),
         (["build", "SPEC", "--batch", "3,2,1"], "batch/range"),
         (["verify", "nowhere"], "bundle/missing"),
         (["predict", "nowhere", "photo.png"], "bundle/missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,9 +83,23 @@ class Options:
         return [target for target in self.targets if target.engine in engines]
 
 
-def parse_target(text: str) -> Target:
-    """The target that `--target ENGINE[:CAPABILITY,…]` writes. Raises UsageError."""
-    engine, _, capabilities = text.partition(":")
+def parse_targets(texts: Iterable[str]) -> tuple[Target, ...]:
+    """The targets that one `--target ENGINE[:CAPABILITY,…]` each writes. Raises UsageError."""
+    targets = tuple(dict.fromkeys(map(_target, texts)))
+    engines = [target.engine for target in targets]
+    for name in engines:
+        if engines.count(name) > 1:  # a bundle has one plan of an engine in a precision
+            listed = ",".join(dict.fromkeys(c for t in targets for c in t.capabilities))
+            raise usage_fault(
+                "build/target",
+                f"{name} is named more than once, for different GPUs",
+                help=f"a plan takes several, with commas between: --target {name}:{listed}",
+            )
+    return targets
+
+
+def _target(text: str) -> Target:
+    engine, colon, capabilities = text.partition(":")
     name = engine.strip().replace("-", "_")
     known = (*PLAN_ENGINES, *MODEL_ENGINES)
     if name not in known:
@@ -94,8 +109,16 @@ def parse_target(text: str) -> Target:
             f"there is no engine {engine!r} to build for",
             help=f"did you mean {close[0]}?" if close else f"the engines are {', '.join(known)}",
         )
-    listed = tuple(item.strip() for item in capabilities.split(",") if item.strip())
-    if listed and name not in PLAN_ENGINES:
+    if not colon:
+        return Target(name)
+    if name not in PLAN_ENGINES:
         message = f"{name} loads the model as it is, and takes no compute capability"
         raise usage_fault("build/target", message)
-    return Target(name, listed)
+    listed = dict.fromkeys(item.strip() for item in capabilities.split(","))
+    if "" in listed:
+        raise usage_fault(
+            "build/target",
+            f"{text!r} leaves a compute capability empty",
+            help=f"for example --target {name}:8.9,12.0",
+        )
+    return Target(name, tuple(listed))

@@ -185,7 +185,7 @@ def build(
     A second build of the same inputs does nothing. If anything fails, DIR holds what it held
     before.
     """
-    from alexc.assembly.options import Options, parse_target
+    from alexc.assembly.options import Options, parse_targets
     from alexc.build import build as make
     from alexc.engines.cache import default_folder
     from alexc.engines.options import PlanOptions, parse_bytes
@@ -198,7 +198,7 @@ def build(
             help=f"it is one of {', '.join(PRECISIONS)}",
         )
     named = [] if target == ["auto"] else target or []
-    targets = tuple(dict.fromkeys(map(parse_target, named)))
+    targets = parse_targets(named)
     if target == ["auto"]:
         _refuse_beside_auto(precision)
     else:
