@@ -29,6 +29,7 @@ from alexc_runtime.digests import FileRecord, differences, sha256_of_all
 from alexc_runtime.errors import (
     BundleError,
     BundleMissingError,
+    EngineError,
     EngineUnavailableError,
     PhotoMissingError,
     RuntimeFaultError,
@@ -202,7 +203,7 @@ def read_bundle(folder: Path) -> tuple[Bundle, Net]:
 
 @contextmanager
 def runtime_faults() -> Iterator[None]:
-    """Turns what `alexc_runtime` raises in the block into diagnostics.
+    """Turns what `alexc_runtime` raises in the block into diagnostics, in the command line's words.
 
     A bundle, photo or engine that is missing or can't be read is wrong usage (exit status 2); the
     rest are faults.
@@ -213,7 +214,8 @@ def runtime_faults() -> Iterator[None]:
         missing = (BundleMissingError, EngineUnavailableError, PhotoMissingError)
         unusable = isinstance(error, missing) or error.code.endswith("/unreadable")
         kind = UsageError if unusable else AlexcError
-        diagnostic = Diagnostic(error.code, error.message, notes=error.notes, help=error.help)
+        help = error.help_by("--engine {}") if isinstance(error, EngineError) else error.help
+        diagnostic = Diagnostic(error.code, error.message, notes=error.notes, help=help)
         raise kind(diagnostic) from error
 
 

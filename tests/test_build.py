@@ -322,6 +322,20 @@ def test_predict_says_which_engine_ran(alexc: Alexc, built: Path, photo: Path) -
     assert "run by onnxruntime in fp32\n  onnxruntime: the best engine" in ran.err
 
 
+def test_predict_offers_another_engine_in_words_of_the_command_line(
+    alexc: Alexc, built: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alexc_runtime.ENGINES["openvino"], "obstacle", lambda: "it is away")
+    ran = alexc("predict", built, photo, "--engine", "openvino")
+    assert ran.status == 2
+    assert "openvino can't run" in ran.err
+    assert "help: onnxruntime runs it on this machine: --engine onnxruntime\n" in ran.err
+    with pytest.raises(alexc_runtime.EngineUnavailableError) as caught:
+        alexc_runtime.open(built, "openvino")
+    assert caught.value.instead == "onnxruntime"
+    assert caught.value.help == "onnxruntime runs it on this machine: open(path, 'onnxruntime')"
+
+
 def test_on_a_terminal_predict_says_so_in_lines_of_its_width(
     alexc: Alexc, built: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

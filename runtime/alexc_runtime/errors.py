@@ -44,7 +44,25 @@ class BundleMissingError(BundleError):
 
 
 class EngineError(RuntimeFaultError):
-    """An engine refused the model, or failed while running."""
+    """An engine refused the model, or failed while running.
+
+    `instead` is another engine that runs the bundle on this machine, where one was looked for.
+    """
+
+    instead: str | None = None
+    _own_help: str | None = None
+
+    def offer(self, engine: str | None) -> None:
+        """Add to `help` that the bundle can be opened on this engine."""
+        self._own_help, self.instead = self.help, engine
+        self.help = self.help_by("open(path, {!r})")
+
+    def help_by(self, way: str) -> str | None:
+        """`help`, where an engine is asked for in another way than in Python: `--engine {}`."""
+        if self.instead is None:
+            return self.help
+        offered = f"{self.instead} runs it on this machine: {way.format(self.instead)}"
+        return "; or: ".join(filter(None, (self._own_help, offered)))
 
 
 class EngineUnavailableError(EngineError):

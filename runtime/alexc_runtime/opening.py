@@ -80,16 +80,14 @@ def _open_on(bundle: Bundle, name: str, precision: str | None, threads: int | No
     record = _record(bundle.manifest, name, precision)
     obstacle = record if isinstance(record, str) else _obstacle(record)
     if isinstance(record, str) or obstacle is not None:
-        raise EngineUnavailableError(
-            "engine/unavailable",
-            f"{name} can't run {bundle.folder}: {obstacle}",
-            help=_next_best(bundle.manifest, name, precision),
-        )
+        message = f"{name} can't run {bundle.folder}: {obstacle}"
+        unavailable = EngineUnavailableError("engine/unavailable", message)
+        unavailable.offer(_next_best(bundle.manifest, name, precision))
+        raise unavailable
     try:
         loaded = ENGINES[name](bundle, record, threads)
     except EngineError as error:
-        offer = _next_best(bundle.manifest, name, precision)
-        error.help = "; or: ".join(filter(None, (error.help, offer))) or None
+        error.offer(_next_best(bundle.manifest, name, precision))
         raise
     return Session(bundle, loaded, record, f"{name}: asked for")
 
@@ -104,11 +102,11 @@ def _obstacle(record: EngineRecord) -> str | None:
 
 
 def _next_best(manifest: Manifest, name: str, precision: str | None) -> str | None:
-    """Which other engine would run the bundle here; asked for, since nothing takes its place."""
+    """Another engine that would run the bundle here; told of, since nothing takes its place."""
     for other in _order(manifest):
         record = _record(manifest, other, precision)
         if other != name and isinstance(record, EngineRecord) and _obstacle(record) is None:
-            return f"{other} runs it on this machine: open(path, {other!r})"
+            return other
     return None
 
 
