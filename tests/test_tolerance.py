@@ -132,6 +132,16 @@ def test_no_kind_of_terms_raises_a_false_alarm(kind: str) -> None:
     assert linear_margin(*HARD_SUMS[kind]) > 1
 
 
+def test_sums_that_float32_cannot_hold_have_a_tolerance_too() -> None:
+    """No chain is measured then, each ends in infinity; the model of the sum is left."""
+    layer = node(Linear(out_features=6), (41,))
+    weights = {"weight": constant(1e30, 6, 41), "bias": constant(0.0, 6)}
+    value, allowed, _ = layer_alone(layer, [constant(1e30, 2, 41)], weights, FP32)
+    assert np.isfinite(value).all()
+    assert np.isfinite(allowed).all()
+    assert (allowed > 0).all()
+
+
 def test_equal_terms_round_alike_and_are_allowed_more() -> None:
     """The error of n equal terms grows as n, that of n different ones as √n."""
     layer = node(Linear(out_features=6, bias=False), (4096,))

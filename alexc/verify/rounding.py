@@ -154,7 +154,7 @@ def _root_of_terms(call: Call, each: Array) -> Array:
             measured.append(math.sqrt(float(np.mean(ratio**2))))
             largest = np.maximum(largest, np.abs(sums).max(axis=1))
         terms = _distinct_terms(products.reshape(SAMPLES, -1), largest)
-        roots[image] = max(math.sqrt(terms), *(m for m in measured if math.isfinite(m)))
+        roots[image] = max([math.sqrt(terms), *(m for m in measured if math.isfinite(m))])
     return roots
 
 
