@@ -127,19 +127,21 @@ def test_a_bundle_is_told_section_by_section(
     assert (ran.status, ran.err) == (0, "")
     lines = [line.rstrip() for line in ran.out.splitlines() if line.strip(" ─")]
     assert lines[0] == "bundle: a bundle of small"
+    for title in ("verified against", "2 layers calibrated", "layers of the plans", "5 files"):
+        assert not ran.out.partition(f"\n{title}")[0].endswith("\n\n"), title
     for words in (
         "spec       8 layers, 847 parameters",
         "precision  int8",
         "input      input 3×23×19, float32",
         "tensorrt_rtx  int8       3.46 MB  built, not run: no GPU",
-        "of version 1.7.1.116, on 8.9",
+        "by version 1.7.1.116, for 8.9",
         "batches of 1; 2 to 8, best 6",
         "without its weights, which are put in when it is loaded",
         "tensorrt      int8                not built: no GPU",
         "onnxruntime   int8        2.3 kB  verified",
         "verified against float64 numpy",
         "2 images drawn from seed 17 (normal, smooth); outputs in batches of 2, 5",
-        "tensorrt_rtx  not run  not run: no GPU",
+        "tensorrt_rtx  not run   no GPU",
         "onnxruntime  fc       4.56%    0.012       87.5%       9",
         "2 layers calibrated on 6 images, compared on 3 others",
         "max       3.00%       75.0%",

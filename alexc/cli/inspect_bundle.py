@@ -74,12 +74,14 @@ def inspect_bundle(folder: Path, as_json: bool) -> None:
         print_json({"bundle": str(folder), **{each.key: each.content for each in sections}})
         return
     out = console()
-    for number, section in enumerate(sections):
-        if number:
+    spaced = True  # at the top, and behind a table with a frame, whose last line is empty
+    for section in sections:
+        if not spaced:
             out.print()
         out.print(Text(section.title, "bold"))
         for part in section.shown:
             show(out, part) if isinstance(part, Table) else out.print(part)
+            spaced = isinstance(part, Table) and part.box is not None
 
 
 def _told(make: Callable[[Opened], Section | None], opened: Opened) -> Section | None:
@@ -148,11 +150,13 @@ def _origin_in_words(origin: Origin | None) -> str:
 
 def _engines(opened: Opened) -> Section:
     records = opened.manifest.engines
-    engines = table("engine", "precision", "file", "status", figures=["file"])
+    engines = table("engine", "precision", "size", "status", figures=["size"])
     for record in records:
         size = opened.size(record)
         built = record.built
         notes = [record.status]
+        if record.path is not None:
+            notes.append(record.path)  # of one engine there may be several
         if built is not None:
             notes += _plan_notes(record)
         engines.add_row(
@@ -168,11 +172,11 @@ def _engines(opened: Opened) -> Section:
 def _plan_notes(record: EngineRecord) -> list[str]:
     built = record.built
     assert built is not None
-    where = f"on {', '.join(built.targets)}" if built.targets else "on the library's usual GPUs"
+    where = f"for {', '.join(built.targets)}" if built.targets else "for the library's usual GPUs"
     if built.any_gpu:
-        where = "on GPUs of 8.0 and later"
+        where = "for GPUs of 8.0 and later"
     version = f"{built.library} and later" if built.any_version else built.library
-    notes = [f"of version {version}, {where}"]
+    notes = [f"by version {version}, {where}"]
     ranges = "; ".join(_range(batch) for batch in built.profiles)
     notes.append(f"batches of {ranges}")
     if built.stripped:
@@ -241,8 +245,8 @@ def _verification(opened: Opened) -> Section:
     verdict = {True: "verified", False: "not verified: it diverges", None: "nothing was verified"}
     backends = table("backend", "verdict", "status")
     for each in said.backends:
-        passed = {True: "passed", False: "diverges", None: "not run"}[each.passed]
-        backends.add_row(each.backend, passed, each.status)
+        passed = {True: "verified", False: "diverges", None: "not run"}[each.passed]
+        backends.add_row(each.backend, passed, each.status.removeprefix("not run: "))
     lines: list[Table | str] = [backends]
     if said.inputs:
         lines.insert(0, _inputs(said.inputs))

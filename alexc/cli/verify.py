@@ -202,7 +202,7 @@ def _target(path: Path, weights: Path | None, seed: int, scratch: Path) -> _Targ
         name, preprocess = net.spec.name, preprocess_of(net)
         model = scratch / MODEL
         return _Target(name, net.graph, drawn, model, written, preprocess, DEFAULT_BATCH)
-    if weights is not None:
+    if weights is not None and path.exists():
         raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
     bundle, net = read_bundle(path)
     manifest, graph = bundle.manifest, net.graph
@@ -281,8 +281,10 @@ def _print(report: Report, tabled: Collection[str] | None) -> None:
     out.print("largest error of each layer, and its share of what is tolerated there")
     widest = max(16, *(len(result.backend) for result in report.backends))
     for result in report.backends:
-        verdict = {True: "verified: ", False: "DIVERGES: ", None: ""}[result.passed]
-        out.print(f"{result.backend:<{widest}} {verdict}{result.status}")
+        verdict = {True: "verified", False: "DIVERGES", None: ""}[result.passed]
+        status = "" if verdict and result.status == "ran" else result.status
+        said = ": ".join(filter(None, (verdict, status)))
+        out.print(f"{result.backend:<{widest}} {said}")
     if (first := report.first_divergence) is not None:
         out.print(f"first divergence: {first.layer} on {first.backend}, {first.kind}")
     if report.inputs is not None:
