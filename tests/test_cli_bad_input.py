@@ -54,6 +54,25 @@ def test_what_cannot_be_used_is_told(alexc: Alexc, arguments: tuple[str, ...]) -
 
 
 @pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval", "none", "--data", DATA),
+        ("eval", "none", "--data", DATA, "--engine", "all"),
+        ("verify", "none.yaml", "--weights", "none.safetensors"),
+        ("verify", "none.yaml", "--weights", "none.safetensors", "--onnx", "none.onnx"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_told_and_not_what_it_is_not(
+    alexc: Alexc, arguments: tuple[str, ...]
+) -> None:
+    ran = alexc(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert f"]: there is no {arguments[1]}\n" in ran.err
+
+
+@pytest.mark.usefixtures("place")
 def test_a_file_that_no_room_has_words_for(alexc: Alexc, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> NoReturn:
         raise OSError(5, "Input/output error", "small.yaml")

@@ -50,7 +50,7 @@ def evaluate(
                 raise usage_fault("eval/best", f"{target} is a bundle, and --best is of a run")
             found = score_bundle(target, data, split, views=views, engine=engine)
             warn_of_drawn(read(target).weights)
-        elif engine is not None:
+        elif engine is not None and target.exists():
             raise usage_fault(
                 "eval/engine",
                 f"{target} is no bundle, and only bundles have engines",

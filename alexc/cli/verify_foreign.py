@@ -38,7 +38,7 @@ def meant(path: Path, weights: Path | None) -> Meant:
         net = load_net(path)
         given = None if weights is None else store.read(weights, net.graph)
         return net.spec.name, net.graph, given, preprocess_of(net)
-    if weights is not None:
+    if weights is not None and path.exists():
         raise usage_fault("verify/weights", "a bundle has its own weights; --weights is of a spec")
     bundle, net = read_bundle(path)
     own = store.read(bundle.path(WEIGHTS), net.graph)

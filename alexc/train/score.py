@@ -123,6 +123,8 @@ def opened(target: Path, uri: str, split: Split) -> tuple[Graph, Weights, Datase
 
 
 def _neither(target: Path) -> UsageError:
+    if not target.exists():
+        return usage_fault("file/missing", f"there is no {target}")
     return usage_fault("file/missing", f"{target} is neither a run nor a bundle")
 
 
