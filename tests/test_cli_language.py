@@ -191,6 +191,14 @@ def test_the_example_in_a_new_spec_works(alexc: Alexc, project: Project) -> None
     assert names["conv1"].model_dump()["out_channels"] == 8
 
 
+def test_the_example_of_what_to_remove_is_a_layer_to_do_without(
+    alexc: Alexc, project: Project
+) -> None:
+    project.write(GOOD + "  drop1: {op: dropout, p: 0.3}\n  tanh1: tanh\n", "base.yaml")
+    assert alexc("new", "dry", "--from", "base.yaml").status == 0
+    assert "#     drop1: null\n" in Path("dry.yaml").read_text(encoding="utf-8")
+
+
 def test_new_never_overwrites(alexc: Alexc, project: Project) -> None:
     project.write(GOOD, "base.yaml")
     project.write("mine", "variant.yaml")
@@ -275,6 +283,15 @@ def test_diff_shows_layers_and_totals(alexc: Alexc, project: Project) -> None:
         [17820, 26730],
     )
     assert [layer["layer"] for layer in found["layers"]] == ["conv1", "relu1"]
+
+
+def test_diff_shows_padding_as_it_is_written(alexc: Alexc, project: Project) -> None:
+    for name, padding in (("a", "1"), ("b", "[2, 3]"), ("c", "{top: 1, right: 2}")):
+        text = GOOD.replace("out_channels: 4", f"out_channels: 4, padding: {padding}")
+        project.write(text, f"{name}.yaml")
+    even = " ".join(alexc("diff", "a.yaml", "b.yaml").out.split())
+    assert "padding: 1×1 padding: 2×3" in even
+    assert "padding: top 1," in alexc("diff", "a.yaml", "c.yaml").out
 
 
 def test_diff_of_the_same_net(alexc: Alexc, project: Project) -> None:

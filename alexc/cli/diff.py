@@ -83,6 +83,9 @@ def _lines(facts: dict[str, Any], keys: list[str]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
+        top, left, bottom, right = (value.get(side) for side in ("top", "left", "bottom", "right"))
+        if None not in (top, left) and (top, left) == (bottom, right):
+            return f"{top}×{left}"
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return "×".join(map(str, value))

@@ -14,6 +14,8 @@ from alexc.files import resolved, whole_file
 from alexc.frontend import Net, load_net
 from alexc.ops.base import format_shape
 from alexc.ops.conv import Conv
+from alexc.ops.norm import Lrn
+from alexc.ops.pointwise import Dropout
 from alexc.spec.paths import project_root
 from alexc.spec.write import to_flow
 
@@ -31,7 +33,7 @@ description: what it is for
 #
 #   layers:
 #     {layer}: {change}
-#     {last}: null
+#     {spare}: null
 #     extra: {{op: relu, after: {layer}}}
 #
 # changes a field, removes a layer, and puts a new one in.
@@ -73,6 +75,8 @@ def _text(name: str, base: Path, path: Path, net: Net) -> str:
     layer = next((node for node in nodes if isinstance(node.op, Conv)), nodes[0])
     op = layer.op
     change = {"out_channels": 2 * op.out_channels} if isinstance(op, Conv) else {"op": "tanh"}
+    # What a net works without, if there is such a layer: its last one rarely is.
+    spare = next((node for node in nodes if isinstance(node.op, Lrn | Dropout)), nodes[-1])
     folder = resolved(path).parent
     schema = project_root(path) / _SCHEMA
     modeline = ""
@@ -85,7 +89,7 @@ def _text(name: str, base: Path, path: Path, net: Net) -> str:
         parent=net.graph.name,
         layer=layer.name,
         change=to_flow(change),
-        last=nodes[-1].name,
+        spare=spare.name,
         typed_base=base,
         typed=path,
         parameters=net.graph.parameter_count,
