@@ -179,7 +179,8 @@ class TrainSpec(Record):
             )
         if self.schedule.warmup >= self.epochs:
             raise _contradiction(
-                f"the warm-up takes {self.schedule.warmup:g} of {self.epochs} epochs"
+                f"the warm-up takes {self.schedule.warmup:g} of {self.epochs} epochs; "
+                "schedule.warmup must be less than epochs"
             )
         if self.optimizer.nesterov and self.optimizer.name != "sgd":
             raise _contradiction(f"nesterov goes with sgd, not with {self.optimizer.name}")
