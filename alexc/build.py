@@ -81,6 +81,7 @@ def build(
             options.calibrate,
             preprocess_of(net, options.input),
             progress,
+            None if request is None else request.material.photographs,
         )
         progress("model")
         wanting = [target.engine for target in options.targets] or MODEL_ENGINES

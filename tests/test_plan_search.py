@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ import alexc_runtime
 from alexc.assembly.options import Options
 from alexc.build import build
 from alexc.calibrate import calibration as calibrations
+from alexc.calibrate.images import load_pixels
 from alexc.diagnostics import AlexcError, UsageError, fault
 from alexc.engines.options import PlanOptions
 from alexc.engines.tensorrt import Plan
@@ -441,12 +443,15 @@ def test_a_build_that_searches_for_a_model_that_takes_pixels(
         picture = np.clip(128 + 60 * structured((3, 9, 8), generator), 0, 255)
         pixels = picture.astype(np.uint8).transpose(1, 2, 0)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{index:02}.png")
+    reading = Mock(wraps=load_pixels)
+    monkeypatch.setattr("alexc.calibrate.images.load_pixels", reading)
     ran = alexc(
         *("build", tmp_path / "small.yaml", "--out", tmp_path / "uint8", "--input", "uint8"),
         *("--calibrate", tmp_path / "photos", "--target", "auto", "--budget", "0.2,top1:10%"),
         *("--batch", "1,1,2", "--json"),
     )
     assert ran.status == 0, ran.err
+    reading.assert_called_once()  # however many of the build's parts want them
     plan = ran.json["plan"]
     assert (plan["images"], plan["photographs"]) == (16, True)
     ways = {way["precision"]: way for way in plan["candidates"]}

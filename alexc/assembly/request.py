@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from alexc.assembly.options import Options
 from alexc.calibrate.calibration import read as read_calibration
-from alexc.calibrate.images import load_pixels
+from alexc.calibrate.images import load_as_taken
 from alexc.calibrate.narrow import how_to_read, saved_ranges
 from alexc.frontend import Net
 from alexc.model import preprocess_of
 from alexc.plan.request import Material, Request, check
-from alexc_runtime.preprocess import normalised
 
 
 def request_of(net: Net, options: Options) -> Request | None:
@@ -25,9 +24,7 @@ def request_of(net: Net, options: Options) -> Request | None:
     if (saved := saved_ranges(options.calibrate)) is not None:
         material = Material(calibration=read_calibration(saved))
     elif options.calibrate:
-        read = how_to_read(preprocess)
-        pixels = load_pixels(options.calibrate, read)
-        material = Material(pixels if read.dtype == "uint8" else normalised(pixels, read))
+        material = Material(load_as_taken(options.calibrate, how_to_read(preprocess)))
     request = Request(
         auto.budget,
         options.plans,

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,12 @@ def load_images(paths: Sequence[Path], preprocess: Preprocess) -> Images:
     Raises AlexcError calibrate/images with everything that makes them unfit.
     """
     return normalised(load_pixels(paths, preprocess), preprocess)
+
+
+def load_as_taken(paths: Sequence[Path], preprocess: Preprocess) -> NDArray[Any]:
+    """As a model takes them: before they are normalised where `preprocess` is of uint8."""
+    pixels = load_pixels(paths, preprocess)
+    return pixels if preprocess.dtype == "uint8" else normalised(pixels, preprocess)
 
 
 def load_pixels(paths: Sequence[Path], preprocess: Preprocess) -> Pixels:

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexc.calibrate import calibration as calibrations
 from alexc.calibrate.calibration import Calibration
-from alexc.calibrate.images import load_pixels, stand_ins
+from alexc.calibrate.images import load_as_taken, stand_ins
 from alexc.calibrate.overflow import foretell
 from alexc.diagnostics import AlexcError, fault, usage_fault
 from alexc.graph.graph import Graph
@@ -156,9 +157,11 @@ def narrow(
     paths: Sequence[Path],
     preprocess: Preprocess | None,
     progress: Callable[[str], None],
+    photographs: NDArray[Any] | None = None,
 ) -> Narrow:
     """As `written`, with ranges measured on the photographs in `paths`, or read from a file there.
 
+    `photographs` are those in `paths`, as the model takes them, where they have been read before.
     Raises what `check` and `written` raise, AlexcError if the images or the file are unfit, and
     precision/overflow if fp16 will overflow.
     """
@@ -167,11 +170,14 @@ def narrow(
     saved = saved_ranges(paths)
     calibration = None if saved is None else calibrations.read(saved)
     if paths and saved is None:
-        progress("calibration: reading images")
         read = how_to_read(preprocess)
-        photographs = load_pixels(paths, read)
-        images = normalised(photographs, read)
-        _, pixels = calibrations.split(photographs)
+        if photographs is None:
+            progress("calibration: reading images")
+            photographs = load_as_taken(paths, read)
+        images = photographs
+        if read.dtype == "uint8":
+            images = normalised(photographs, read)
+            _, pixels = calibrations.split(photographs)
     plain = inference(graph)
     if precision in QUANTIZED:
         if images is not None:
@@ -195,7 +201,7 @@ def narrow(
             _, held_out = calibrations.split(images)
             samples = Samples(held_out, calibrations.reference_outputs(plain, weights, held_out))
     taken = taking(result, preprocess)
-    if samples is not None and pixels is not None and taken.pixels is not None:
+    if samples is not None and pixels is not None:
         samples = replace(samples, images=pixels.astype(np.float32))
     return Narrow(taken, calibration, samples)
 
