@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -313,6 +314,30 @@ def test_of_stripped_plans_those_that_the_runtime_can_fill_are_stripped(
     ):
         place.record(variant)
     assert told == [True, False, False]
+
+
+def test_forms_that_make_the_same_weights_share_their_file(tmp_path: Path) -> None:
+    pooled = SPEC.replace("  flatten:", "  pool1: {op: max_pool, kernel_size: 2}\n  flatten:")
+    (tmp_path / "pooled.yaml").write_text(pooled, encoding="utf-8")
+    net = load_net(tmp_path / "pooled.yaml")
+    weights = draw(net.graph, net.spec.header.init, {}, 0)
+    request = Request(parse_budget("exact"), PLANS)
+    place = Workshop(net, weights, tmp_path / "ways", request, lambda _: None)
+    folded, both, moved = (
+        place.make(Variant("onnxruntime", forms=forms))
+        for forms in (("folded",), ("folded", "pool-first"), ("pool-first",))
+    )
+    assert folded.files[1:] == both.files[1:]
+    assert len(folded.files) == 3
+    assert len(moved.files) == 2
+    assert len(list((tmp_path / "ways").glob("weights*.safetensors"))) == 2
+    image = np.random.default_rng(5).standard_normal((1, 3, 9, 8)).astype(np.float32)
+    outputs = [
+        onnxruntime.InferenceSession(each.model).run(None, {"input": image})[0]
+        for each in (folded, both, moved)
+    ]
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs[2], outputs[0], rtol=1e-4, atol=1e-5)
 
 
 def test_errors_are_measured_on_photographs_that_no_ranges_come_from(

@@ -1,6 +1,6 @@
 """The models of variants, made when they are wanted, in a bundle that only a search sees.
 
-Models of one form share its weights: what a form changes lies in a file of its own, beside
+Models whose forms make the same weights share them: what differs lies in a file of its own, beside
 weights.safetensors, and the rest is not written twice.
 """
 
@@ -84,6 +84,7 @@ class Workshop:
         self._progress = progress
         self._extents = store.write(folder / WEIGHTS, weights)
         self._forms: dict[tuple[str, ...], tuple[Graph, Weights, tuple[str, ...]]] = {}
+        self._own: dict[str, Weights] = {}
         self._calibrations: dict[tuple[str, ...], tuple[Calibration, Samples | None]] = {}
         self._exact: dict[tuple[str, ...], Mapping[str, Array]] = {}
         self._made: dict[Variant, Made] = {}
@@ -174,12 +175,21 @@ class Workshop:
                     for name, array in weights.items()
                     if name in graph.parameters and array is not self.weights.get(name)
                 }
-                name = f"weights-{'-'.join(layer_forms(forms))}.safetensors"
-                if not (self.folder / name).exists():
-                    store.write(self.folder / name, own)
-                files = (WEIGHTS, name)
+                files = (WEIGHTS, self._kept(own, forms))
             self._forms[forms] = (graph, weights, files)
         return self._forms[forms]
+
+    def _kept(self, own: Weights, forms: tuple[str, ...]) -> str:
+        """The file of weights that these forms make; forms that make the same share one."""
+        for name, others in self._own.items():
+            if others.keys() == own.keys() and all(
+                np.array_equal(array, others[each]) for each, array in own.items()
+            ):
+                return name
+        name = f"weights-{'-'.join(layer_forms(forms))}.safetensors"
+        store.write(self.folder / name, own)
+        self._own[name] = own
+        return name
 
     def _calibrated(self, variant: Variant) -> tuple[Calibration, Samples | None]:
         """The ranges of the layers as they are in the variant's forms."""
