@@ -148,7 +148,10 @@ def _print(folder: Path, outcome: Outcome, json: bool) -> None:
 
 
 class _Lines:
-    """A line on stderr for every epoch, and no more than one every ten seconds between."""
+    """A line on stderr for every epoch, and no more than one every ten seconds between.
+
+    Where steps are so slow that there are no figures of them for a minute, the step alone.
+    """
 
     def __init__(self) -> None:
         self._said = time.monotonic()
@@ -160,8 +163,11 @@ class _Lines:
         self.say(f"{name}: {steps:,} steps, {per_epoch:,} an epoch{start}")
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        if values and time.monotonic() - self._said > 10:
+        silent = time.monotonic() - self._said
+        if values and silent > 10:
             self.say(f"  step {step:,}: {_shown(values)}")
+        elif silent > 60:
+            self.say(f"  step {step:,}")
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         self.say(
