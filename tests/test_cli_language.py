@@ -259,6 +259,18 @@ def test_new_names_the_schema_where_the_project_keeps_it(alexc: Alexc, project: 
 # ---- diff ----------------------------------------------------------------------------------------
 
 
+def test_what_the_project_is_is_told_where_a_spec_would_leave_it(
+    alexc: Alexc, project: Project
+) -> None:
+    project.write(f"extends: ../base.yaml\n{GOOD}", "nets/a.yaml")
+    inside = "the project is the folder with .git or pyproject.toml: .."
+    project.write(f"extends: ../../base.yaml\n{GOOD}", "nets/b.yaml")
+    assert inside in alexc("check", "nets/b.yaml").err
+    Path("pyproject.toml").unlink()
+    alone = "the project is the spec's own folder, as none above it has .git or pyproject.toml"
+    assert alone in alexc("check", "nets/a.yaml").err
+
+
 def test_diff_shows_layers_and_totals(alexc: Alexc, project: Project) -> None:
     project.write(GOOD, "a.yaml")
     project.write(GOOD.replace("out_channels: 4", "out_channels: 6, bias: false"), "b.yaml")

@@ -13,7 +13,7 @@ from alexc.frontend import load_net
 
 
 def check(
-    specs: Annotated[list[Path], typer.Argument(metavar="SPEC…", help="Spec files to check.")],
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="Spec files to check.")],
     json: JsonOption = False,
 ) -> None:
     """Validate specs: syntax, fields, shapes and expected facts. Builds nothing.

@@ -16,7 +16,7 @@ _AT_ONCE = 16  # photographs in memory at a time
 
 def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Photographs.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs.")],
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="NAME", help="Run on this engine; default: the best."),

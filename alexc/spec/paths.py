@@ -42,13 +42,17 @@ def resolve_path(text: Node, owner: Path, root: Path, code: str) -> Path:
     except (OSError, ValueError, RuntimeError):
         target, exists, is_folder = owner.parent / "?", False, False
     if named.is_absolute() or not target.is_relative_to(root):
-        top = os.path.relpath(root, owner.parent)
+        marks = " or ".join(_ROOT_MARKS)
+        if any((root / mark).exists() for mark in _ROOT_MARKS):
+            project = f"the folder with {marks}: {os.path.relpath(root, owner.parent)}"
+        else:
+            project = f"the spec's own folder, as none above it has {marks}"
         raise AlexcError(
             Diagnostic(
                 code,
                 f"the path {shown} leaves the project",
                 text.place,
-                notes=(f"the project is the folder with {' or '.join(_ROOT_MARKS)}: {top}",),
+                notes=(f"the project is {project}",),
                 help="name a file inside it, relative to this one",
             )
         )
