@@ -16,7 +16,7 @@ import pytest
 import alexc_runtime
 from alexc.plan import bench, ours
 from alexc.plan.contestant import Subject
-from alexc_runtime import BundleError, EngineError, EngineUnavailableError, opening
+from alexc_runtime import BatchError, BundleError, EngineError, EngineUnavailableError, opening
 from alexc_runtime.engines import cuda
 from alexc_runtime.engines.base import Engine
 from alexc_runtime.engines.onnxruntime import OnnxRuntime
@@ -186,6 +186,8 @@ def test_engines_are_loaded_when_their_batches_come(spied: Path) -> None:
                 np.testing.assert_allclose(opened.run(batch)[name], value, rtol=1e-4, atol=1e-4)
         assert opened.way(2) == "onnxruntime in fp32 with 1 thread"
         assert opened.way(3) == "onnxruntime in fp32"
+        with pytest.raises(BatchError, match="a batch of 0 images"):
+            opened.way(0)
     assert Spy.loaded == [1, None]
     assert list(dict.fromkeys(Spy.ran)) == [(2, 1), (5, None), (1, 1), (3, None)]
 

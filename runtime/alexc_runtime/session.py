@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -29,10 +31,16 @@ def _leave_engines() -> None:
     """In a fork, keep the parent's engines for ever.
 
     Whoever destroyed one, and were it at the end of Python, would wait for its threads, which this
-    process does not have.
+    process does not have. So would what ONNX Runtime destroys after Python's end, once it has been
+    imported: its wait has no end (1.31; https://github.com/microsoft/onnxruntime/pull/31961 is of
+    the like). What is registered last is called first, and ends the process with its status.
     """
     for engine in _engines:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+    if "onnxruntime" in sys.modules:
+        library = ctypes.CDLL(None)
+        with suppress(AttributeError):  # on_exit is of glibc
+            library.on_exit(library["_exit"], None)
 
 
 if hasattr(os, "register_at_fork"):
@@ -85,9 +93,11 @@ class Session:
         """What runs batches of so many images: `openvino in bf16 with 2 threads`.
 
         With a plan that depends on their number, and `engine` is of the smallest ones. Raises
-        EngineError if nothing of the plan takes so many.
+        BatchError if `run` takes no such batch, EngineError if nothing of the plan does.
         """
-        way = self._running.way(images)
+        engine = self._running
+        self._check_size(images)
+        way = engine.way(images)
         return f"{self.engine} in {self.precision}" if way is None else way
 
     @property
