@@ -278,7 +278,8 @@ def _print(report: Report, tabled: Collection[str] | None) -> None:
         rows = [row for row in rows if row.backend in tabled or row.backend in failed]
     out = console()
     show(out, _table(rows))
-    out.print("largest error of each layer, and its share of what is tolerated there")
+    out.print("each layer's error where it comes nearest to its tolerance, and the share of it;")
+    out.print("where images have large values, errors are as large, and so is what is tolerated")
     widest = max(16, *(len(result.backend) for result in report.backends))
     for result in report.backends:
         verdict = {True: "verified", False: "DIVERGES", None: ""}[result.passed]
