@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -128,8 +129,8 @@ def _sibling(target: Path, kind: str) -> Path:
 
 
 def _siblings(target: Path, kind: str) -> list[Path]:
-    start = f".{target.name}{kind}"
-    return [entry for entry in target.parent.iterdir() if entry.name.startswith(start)]
+    ours = re.compile(re.escape(f".{target.name}{kind}") + "[0-9a-f]{8}")
+    return [entry for entry in target.parent.iterdir() if ours.fullmatch(entry.name)]
 
 
 # ---- for a while ---------------------------------------------------------------------------------
@@ -158,10 +159,12 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 
 def _sweep(root: Path, start: str) -> None:
-    """Remove this user's folders in `root` whose names start so, and that nobody has locked."""
+    """Remove this user's folders in `root` that are named as `scratch` names them, with eight
+    characters drawn by tempfile, and that nobody has locked."""
     if sys.platform == "win32":  # which has no such locks
         return
-    for folder in [entry for entry in root.iterdir() if entry.name.startswith(start)]:
+    ours = re.compile(re.escape(start) + "[a-z0-9_]{8}")
+    for folder in [entry for entry in root.iterdir() if ours.fullmatch(entry.name)]:
         with suppress(FileNotFoundError):
             lock = _lock(folder, wait=False) if folder.lstat().st_uid == os.getuid() else None
             if lock is not None:

@@ -46,7 +46,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tempora
     assert owner.stdout is not None
     with owner:
         left = Path(owner.stdout.readline().strip())
-        other = temporary / "alexc-other.1"
+        other = temporary / "alexc-other.12345678"
         other.mkdir()
         with scratch("test"):
             assert (left / "file").exists()
@@ -62,12 +62,13 @@ def test_what_is_no_folder_of_ours_is_left_alone(
 ) -> None:
     precious = temporary / "precious"
     precious.mkdir()
-    (temporary / "alexc-test.link").symlink_to(precious)
-    (temporary / "alexc-test.file").touch()
+    (temporary / "alexc-test.a_link_1").symlink_to(precious)
+    (temporary / "alexc-test.a_file_2").touch()
+    (temporary / "alexc-test.results").mkdir()  # as a person would name it
     with scratch("test"):
         pass
-    assert len(list(temporary.iterdir())) == 3
-    theirs = temporary / "alexc-test.theirs"
+    assert len(list(temporary.iterdir())) == 4
+    theirs = temporary / "alexc-test.theirs_3"
     theirs.mkdir()
     monkeypatch.setattr("os.getuid", lambda: -1)
     with scratch("test"):
