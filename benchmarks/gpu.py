@@ -222,6 +222,23 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     part.replace(file)
 
 
+def read_kept(file: Path) -> dict[str, Any]:
+    """What was kept in a file of results. Ends the program with status 2 if that is something else.
+
+    A damaged one is not replaced: what it holds may have taken hours.
+    """
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
+    else:
+        if isinstance(kept, dict) and all(isinstance(kept.get(part, {}), dict) for part in TASKS):
+            return kept
+        fault = "JSON of something else"
+    say(f"{file}: {fault}")
+    sys.exit(2)
+
+
 def say(text: str) -> None:
     """Tell how far it is."""
     print(text, file=sys.stderr, flush=True)
@@ -242,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--about", default="", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.table is not None:
-        print(gpu_table.table(json.loads(given.table.read_text(encoding="utf-8"))))
+        print(gpu_table.table(read_kept(given.table)))
         return 0
     photos = None if given.photos is None else given.photos.resolve()
     setting = Setting(given.work.resolve(), photos, TINY if given.tiny else FULL)
@@ -258,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.results.mkdir(parents=True, exist_ok=True)
     name = "-".join(re.findall(r"\w+", names[0].rpartition(" ")[0].lower()))
     file = given.results / f"gpu-{name}{'-tiny' if given.tiny else ''}.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept = read_kept(file) if file.exists() else {}
     kept |= {"gpu": names[0], "net": setting.scale.net}
     measure(
         given.part or list(TASKS),

@@ -52,6 +52,25 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(
 # ---- the order of tasks, and what is left out ----------------------------------------------------
 
 
+@pytest.mark.parametrize("content", [b"", b'{"facts": {"', b"\xff", b"[]", b'{"speed": []}', None])
+def test_what_is_no_file_of_results_is_told_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    monkeypatch.setattr(gpu_facts, "gpus", lambda: ["Some Card 7 GiB"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    places = ["--results", str(tmp_path), "--work", str(tmp_path / "work")]
+    file = tmp_path / "gpu-some-card-7.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    for arguments in (["--table", str(file)], ["--resume", *places]):
+        with pytest.raises(SystemExit) as ended:
+            gpu.main(arguments)
+        assert ended.value.code == 2
+    assert content is None or file.read_bytes() == content
+
+
 def test_what_decides_comes_first(tmp_path: Path) -> None:
     found = gpu.tasks(Setting(tmp_path))
     assert len(set(found)) == len(found)
