@@ -16,6 +16,7 @@ import pytest
 from alexc.assembly.options import Options, Target
 from alexc.build import build
 from alexc.bundle import read_bundle
+from alexc.diagnostics import AlexcError
 from alexc.engines.options import PlanOptions
 from alexc.engines.record import BatchRange
 from alexc.frontend import Net, load_net
@@ -30,7 +31,7 @@ from alexc.verify.report import Report
 from alexc.weights import store
 from alexc.weights.init import draw
 from alexc_runtime.digests import FileRecord, sha256
-from alexc_runtime.manifest import MANIFEST, WEIGHTS, read, render
+from alexc_runtime.manifest import MANIFEST, MODEL, WEIGHTS, read, render
 from alexc_runtime.opening import ENGINES
 from alexc_runtime.planned import Candidate, Choice, Plan, Way, this_machine
 from tests.command_line import Alexc, alexc
@@ -200,6 +201,24 @@ def test_what_can_not_run_here_is_no_fault(
     assert result.status == "not run: it is not there"
 
 
+def test_a_plan_that_runs_other_files_than_those_of_its_models_is_refused(planned: Planned) -> None:
+    planned.add(Variant("onnxruntime", "fp32", ("pool-first",)))
+    manifest = read(planned.folder)
+    plan = manifest.plan
+    assert plan is not None
+    (way,), (choice,) = plan.candidates, plan.choices
+    other = replace(choice, way=replace(choice.way, path="other.onnx"))
+    for changed in (
+        replace(plan, candidates=(replace(way, path="other.onnx"),), choices=(other,)),
+        replace(plan, candidates=(replace(way, path=MODEL),)),
+        replace(plan, choices=(other,)),
+        replace(plan, candidates=()),
+    ):
+        planned.write(replace(manifest, plan=changed))
+        with pytest.raises(AlexcError, match="not the file of the model that it names"):
+            verified(planned)
+
+
 def test_a_bundle_from_before_says_of_what_the_build_alone_speaks(planned: Planned) -> None:
     planned.add(EIGHT, without=(EIGHT.ranges,))
     report, left_out = verified(planned)
@@ -223,8 +242,11 @@ def test_a_bundle_of_a_later_alexc_says_what_this_one_does_not_know(
     planned.add(NARROW)
     manifest = read(planned.folder)
     assert manifest.plan is not None
-    (candidate,) = manifest.plan.candidates
-    plan = replace(manifest.plan, candidates=(replace(candidate, **changed),))
+    (candidate,), (choice,) = manifest.plan.candidates, manifest.plan.choices
+    candidate = replace(candidate, **changed)
+    way = replace(choice.way, engine=candidate.engine, precision=candidate.precision)
+    choices = (replace(choice, way=way),)
+    plan = replace(manifest.plan, candidates=(candidate,), choices=choices)
     planned.write(replace(manifest, plan=plan))
     report, left_out = verified(planned)
     assert list(report.backends) == []

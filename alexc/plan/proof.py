@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alexc.calibrate.calibration import read as read_calibration
 from alexc.calibrate.narrow import QUANTIZED, written
+from alexc.diagnostics import fault
 from alexc.engines.forms import FILES, FORMS, in_form
 from alexc.engines.record import PRECISIONS, EngineRecord
 from alexc.frontend import Net
@@ -52,10 +53,12 @@ def shipped(
     """The models that ways of the bundle's plan run, but for model.onnx and the paths `done`.
 
     With them, in words, the ways that can't be verified again, and why. `weights` are the bundle's.
-    Raises AlexcError if a file of ranges is damaged, or of something else.
+    Raises AlexcError if a file of ranges is damaged, or of something else, or if the plan runs
+    another file than the one that would be verified.
     """
     manifest = bundle.manifest
     candidates = () if manifest.plan is None else manifest.plan.candidates
+    _refuse_other_files(bundle)
     found: dict[tuple[tuple[str, ...], str], Shipped] = {}
     left_out: dict[str, None] = {}
     for way in candidates:
@@ -120,8 +123,41 @@ def _of_any_build(bundle: Bundle, way: Candidate) -> bool:
     return way.path == MODEL or same
 
 
+def _refuse_other_files(bundle: Bundle) -> None:
+    """Raise AlexcError if the plan runs a file that is not what it says of it, or says nothing."""
+    plan = bundle.manifest.plan
+    if plan is None:
+        return
+    said = {(way.engine, way.precision, way.path) for way in plan.candidates}
+    strange = [
+        choice.way.path
+        for choice in plan.choices
+        if (choice.way.engine, choice.way.precision, choice.way.path) not in said
+    ]
+    for way in plan.candidates:
+        variant = Variant(way.engine, way.precision, way.forms)
+        if way.path is not None and not _unknown(variant) and way.path != variant.path:
+            strange.append(way.path)
+    if strange:
+        raise fault(
+            "verify/plan",
+            f"the plan of {bundle.folder} runs {strange[0]}, which is not the file of the model "
+            "that it names",
+            help="build the bundle again",
+        )
+
+
 def _lacking(bundle: Bundle, variant: Variant) -> str | None:
     """What the bundle, or this alexc, lacks to verify a variant; None if nothing."""
+    if (unknown := _unknown(variant)) is not None:
+        return unknown
+    wanted = [variant.model, *([variant.ranges] if variant.precision in QUANTIZED else [])]
+    missing = [name for name in wanted if name not in bundle.manifest.files]
+    return f"the bundle has no {missing[0]}" if missing else None
+
+
+def _unknown(variant: Variant) -> str | None:
+    """What of a variant this alexc does not know, if anything."""
     for what, names, known in (
         ("engine", (variant.engine,), ENGINES),
         ("precision", (variant.precision,), PRECISIONS),
@@ -129,9 +165,7 @@ def _lacking(bundle: Bundle, variant: Variant) -> str | None:
     ):
         if unknown := [name for name in names if name not in known]:
             return f"this alexc knows no {what} {unknown[0]}"
-    wanted = [variant.model, *([variant.ranges] if variant.precision in QUANTIZED else [])]
-    missing = [name for name in wanted if name not in bundle.manifest.files]
-    return f"the bundle has no {missing[0]}" if missing else None
+    return None
 
 
 def _shipped(bundle: Bundle, net: Net, weights: Weights, variant: Variant) -> Shipped:
