@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -31,16 +29,11 @@ def _leave_engines() -> None:
     """In a fork, keep the parent's engines for ever.
 
     Whoever destroyed one, and were it at the end of Python, would wait for its threads, which this
-    process does not have. So would what ONNX Runtime destroys after Python's end, once it has been
-    imported: its wait has no end (1.31; https://github.com/microsoft/onnxruntime/pull/31961 is of
-    the like). What is registered last is called first, and ends the process with its status.
+    process does not have. (What ONNX Runtime 1.31 itself destroys after Python's end waits so, too,
+    once it has been imported; how a user's process ends is not ours to change.)
     """
     for engine in _engines:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
-    if "onnxruntime" in sys.modules:
-        library = ctypes.CDLL(None)
-        with suppress(AttributeError):  # on_exit is of glibc
-            library.on_exit(library["_exit"], None)
 
 
 if hasattr(os, "register_at_fork"):
