@@ -49,7 +49,8 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
 
 def print_json(value: Any) -> None:
     """A result on stdout, on one line, with text as it is where stdout can hold all of it."""
-    print(json.dumps(value, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")))
+    encoding = sys.stdout.encoding or "utf-8"  # a stream of text, and no file, has none
+    print(json.dumps(value, ensure_ascii=not encoding.lower().startswith("utf")))
 
 
 # Nothing is folded where nobody says how wide the paper is: a line that is one can be searched.
