@@ -6,9 +6,12 @@ Gloo carries what lies on CPUs and NCCL what lies on GPUs. One process alone nee
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import distributed
@@ -61,11 +64,49 @@ def joined(device: str | None) -> Iterator[Workers]:
         yield Workers(0, 1, chosen)
         return
     with _losses_told():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        stores: Any = distributed  # of which its types leave out the stores
+        store, rank, _ = next(stores.rendezvous("env://"))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+            store=stores.PrefixStore(agreed_name(store, rank, size), store),
+            rank=rank,
+            world_size=size,
+        )
         try:
-            yield Workers(distributed.get_rank(), size, chosen)
+            yield Workers(rank, size, chosen)
         finally:
             distributed.destroy_process_group()
+
+
+def agreed_name(store: Any, rank: int, size: int) -> str:
+    """A name for this group, on which its workers agree by the `torch.distributed.Store`.
+
+    torchrun keeps its store from one start of the group to the next (PyTorch 2.13; only with
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 it does not), and so the addresses of workers that are
+    lost: a new one that is quick would connect to them. Nor do all workers count restarts alike,
+    where several machines take part. So worker 0 makes a new name, and gives it to each that asks
+    for it with a word that nobody has used before; what a lost one asked is answered in vain.
+    Raises RuntimeError if not all are there in time.
+    """
+    if rank:
+        mine = uuid4().hex
+        store.set(f"alexc/asks/{rank}", mine)
+        name: str = store.get(f"alexc/answer/{mine}").decode()
+        store.set(f"{name}/here/{rank}", "")
+        return name
+    name = f"alexc/{uuid4().hex}"
+    missing = set(range(1, size))
+    end = time.monotonic() + store.timeout.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"{name}/here/{other}"]):
+                missing.remove(other)
+            elif store.check([f"alexc/asks/{other}"]):
+                store.set(f"alexc/answer/{store.get(f'alexc/asks/{other}').decode()}", name)
+        if time.monotonic() > end:
+            raise distributed.DistError(f"[store] workers {sorted(missing)} did not come")
+        time.sleep(0.01)
+    return name
 
 
 @contextmanager
