@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,14 +20,14 @@ from alexc.passes.inference import inference
 from alexc.passes.read_pixels import read_pixels
 from alexc.verify import inputs as provocations
 from alexc.verify.against import Difference, Witness
-from alexc.verify.answers import Answer, Layers, Whole, answers, different_weights
+from alexc.verify.answers import Whole, different_weights
 from alexc.verify.backends import BACKENDS
 from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.blas import one_thread
 from alexc.verify.compare import first_divergence
 from alexc.verify.findings import Findings, needed_layers
 from alexc.verify.overflow import overflow_note
-from alexc.verify.processes import Crew, Ended
+from alexc.verify.processes import Crew, ask
 from alexc.verify.reference import evaluate
 from alexc.verify.report import Accuracy, BackendResult, Inputs, Report, Row
 from alexc.verify.shapes import READERS, Reader, Reading, stated
@@ -167,7 +167,7 @@ def verify(
                 found = Difference(kind, subject, standard, witness, asked_for=asked_for)
             else:
                 found = Findings(kind, subject, standard, asked_for=asked_for)
-            for answer in _ask(kind, subject, asked[kind], found.layers(), crew):
+            for answer in ask(kind, subject, asked[kind], found.layers(), crew):
                 found.take(answer)
             if kind.reads_model and model is not None:
                 shared = kind.model_file(model) == model
@@ -269,14 +269,6 @@ def _with_readers(
             result = replace(result, passed=False)
         merged.append(result)
     return [*merged, *readers.values()]
-
-
-def _ask(
-    kind: type[Backend], subject: Subject, whole: Whole, layers: Layers, crew: Crew | None
-) -> Iterator[Answer | Ended]:
-    if crew is not None:
-        return crew.ask(kind, layers)
-    return answers(kind(subject), whole, lambda: layers)
 
 
 def _passed(

@@ -20,7 +20,7 @@ from typing import Self
 from alexc.diagnostics import fault
 from alexc.folders import scratch
 from alexc.verify import python
-from alexc.verify.answers import Answer, Layers, Step, Whole, steps_after
+from alexc.verify.answers import Answer, Layers, Step, Whole, answers, steps_after
 from alexc.verify.backends.base import Backend, Subject
 from alexc.verify.exchange import Exchange
 from alexc.weights import store
@@ -233,3 +233,12 @@ class Crew:
             whole = self._asked[kind]
             worker = Worker(kind, self._subject, self._exchange, whole, self._patience)
             self._workers[kind.name] = worker
+
+
+def ask(
+    kind: type[Backend], subject: Subject, whole: Whole, layers: Layers, crew: Crew | None
+) -> Iterator[Answer | Ended]:
+    """Everything that a backend answers, from its process in the crew; without one, from this."""
+    if crew is not None:
+        return crew.ask(kind, layers)
+    return answers(kind(subject), whole, lambda: layers)

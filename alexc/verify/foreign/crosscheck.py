@@ -7,7 +7,7 @@ differs is how tensors are found: by their counterparts (see `match`) and not by
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from alexc.diagnostics import fault, usage_fault
 from alexc.graph.graph import INPUT, Graph
 from alexc.passes.inference import inference
 from alexc.verify import inputs as provocations
-from alexc.verify.answers import Answer, Layers, Whole, answers
+from alexc.verify.answers import Whole
 from alexc.verify.backends.base import Backend, Counterparts, Subject
 from alexc.verify.backends.foreign import FOREIGN_BACKENDS, ForeignBackend
 from alexc.verify.blas import one_thread
@@ -30,7 +30,7 @@ from alexc.verify.foreign.model import ForeignModel
 from alexc.verify.foreign.parts import Parts
 from alexc.verify.foreign.report import ForeignReport
 from alexc.verify.foreign.weights import surplus, weight_faults, weights_in_file, with_folded
-from alexc.verify.processes import Crew, Ended
+from alexc.verify.processes import Crew, ask
 from alexc.verify.report import BackendResult, Divergence, Inputs, Row
 from alexc.verify.standard import Standard
 
@@ -94,7 +94,7 @@ def verify_foreign(
                 named=found.matching.pairs,
                 tried=found.tried,
             )
-            for answer in _ask(kind, found.subject, whole, of_kind.layers(), crew):
+            for answer in ask(kind, found.subject, whole, of_kind.layers(), crew):
                 of_kind.take(answer)
             findings.append(of_kind)
     report = _report(found, model, kinds, results, findings, set(backends or ()))
@@ -185,14 +185,6 @@ def _can_be_tried(
             if read == {theirs[source] for source in node.inputs} and (whole or not made & extra):
                 tried.add(node.name)
     return tried
-
-
-def _ask(
-    kind: type[ForeignBackend], subject: Subject, whole: Whole, layers: Layers, crew: Crew | None
-) -> Iterator[Answer | Ended]:
-    if crew is not None:
-        return crew.ask(kind, layers)
-    return answers(kind(subject), whole, lambda: layers)
 
 
 def _chosen(names: Sequence[str] | None) -> list[type[ForeignBackend]]:
