@@ -32,7 +32,7 @@ from alexc_runtime.manifest import WEIGHTS, Bundle, EngineRecord
 _DEVICE = 0  # CUDA_VISIBLE_DEVICES says which that is
 _FLOAT32 = np.dtype(np.float32)
 
-# An output in memory of ONNX Runtime's, kept by its shape. Making one takes as long as binding it.
+# An output in memory of ONNX Runtime's, kept by its shape. Making one takes longer than binding it.
 _Value = Taken[tuple[int, ...], Any]
 
 _LIBRARIES = (
